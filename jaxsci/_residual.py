@@ -1,0 +1,91 @@
+"""Spine 1: the physics as F(y, θ) = 0."""
+
+import abc
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.extend.core
+import jax.numpy as jnp
+import jax.tree_util as jtu
+from jaxtyping import Array, PyTree
+
+from . import _tree
+from .linear import Operator
+
+
+class AbstractResidual(eqx.Module):
+    """A problem written as F(y, θ) = 0, with the two faces that a solve needs.
+
+    - `__call__(y, args)`: what a solver drives to zero (root finders) or to least squares.
+    - `optimality(y, args)`: what the implicit function theorem linearises. It has as many scalars
+      as y and vanishes at the solution: ∂F/∂y · dy = −∂F/∂θ · dθ.
+
+    The other faces let *any* solver work on any residual and have defaults: `objective` for
+    minimisers (½‖F‖²), `fixed_point` for fixed-point solvers (y − F), `jacobian` for structure.
+
+    y and args are pytrees; the floating arrays in `args`, in the fields of the residual and in the
+    closures of its functions are all θ, and all of them are differentiated. Everything is for one
+    sample; batch with `jax.vmap`.
+    """
+
+    @property
+    def tags(self) -> frozenset:
+        """lineax tags that ∂(optimality)/∂y is promised to have; none by default."""
+        return frozenset()
+
+    @abc.abstractmethod
+    def __call__(self, y: PyTree[Array], args: PyTree[Any]) -> PyTree[Array]:
+        """F(y, θ), any pytree of arrays."""
+
+    def optimality(self, y: PyTree[Array], args: PyTree[Any]) -> PyTree[Array]:
+        """The condition that holds at the solution, of the same number of scalars as y."""
+        return self(y, args)
+
+    def objective(self, y: PyTree[Array], args: PyTree[Any]) -> Array:
+        """The scalar that a minimiser reduces: ½‖F(y, θ)‖² unless a subclass knows better."""
+        r = self(y, args)
+        return 0.5 * _tree.dot(r, r).real
+
+    def fixed_point(self, y: PyTree[Array], args: PyTree[Any]) -> PyTree[Array]:
+        """The map that a fixed-point solver iterates: y − F(y, θ) unless a subclass knows better."""
+        return jtu.tree_map(jnp.subtract, y, self(y, args))
+
+    def jacobian(self, y: PyTree[Array], args: PyTree[Any]) -> Operator | None:
+        """∂(optimality)/∂y as an operator, where the residual knows more than automatic
+        differentiation does (structure, a closed form, an approximation); None otherwise."""
+        return None
+
+
+class Pure:
+    """A traced function: its result depends on `consts` and on the leaves of y, and on nothing else."""
+
+    def __init__(self, jaxpr, structure, shapes):
+        self._jaxpr = jaxpr
+        self._structure = structure
+        self.shapes = shapes
+
+    def flat(self, consts: tuple[Array, ...], *leaves: Array) -> list[Array]:
+        """The leaves of the result."""
+        closed = jax.extend.core.ClosedJaxpr(self._jaxpr, list(consts))
+        return jax.extend.core.jaxpr_as_fun(closed)(*leaves)
+
+    def __call__(self, y: PyTree[Array], consts: tuple[Array, ...]) -> PyTree[Array]:
+        return jtu.tree_unflatten(self._structure, self.flat(consts, *jtu.tree_leaves(y)))
+
+
+def hoist(fn: Callable, *y: PyTree[Array]) -> tuple[Pure, tuple[Array, ...]]:
+    """Trace fn(*y) once and lift out the arrays it reaches besides y.
+
+    Arguments, fields of modules and closures alike: so θ may be any Python object, holding anything,
+    and to differentiate with respect to θ is to differentiate with respect to the returned arrays.
+    """
+    leaves, structure = jtu.tree_flatten(y)
+
+    def flat(*leaves):
+        return fn(*jtu.tree_unflatten(structure, leaves))
+
+    closed, out = jax.make_jaxpr(flat, return_shape=True)(*leaves)
+    shapes, out_structure = jtu.tree_flatten(out)
+    return Pure(closed.jaxpr, out_structure, tuple(shapes)), tuple(closed.consts)

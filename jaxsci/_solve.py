@@ -1,0 +1,177 @@
+"""Spine 3: any solver makes F vanish, one rule differentiates the vanishing."""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.tree_util as jtu
+import optax
+import optimistix as optx
+from jaxtyping import Array, PyTree
+
+from . import _tree
+from ._adjoint import AbstractAdjoint, ImplicitAdjoint
+from ._residual import AbstractResidual, hoist
+from ._solution import RESULTS, Solution, Stats
+from .solvers._run import (
+    PLAIN,
+    JaxoptSolver,
+    Outcome,
+    iterate,
+    optax_minimiser,
+    run_jaxopt,
+    run_optimistix,
+)
+
+
+def solve(
+    residual: AbstractResidual,
+    solver: Any,
+    y0: PyTree[Array],
+    args: PyTree[Any] = None,
+    *,
+    adjoint: AbstractAdjoint = ImplicitAdjoint(),
+    has_aux: bool = False,
+    throw: bool = True,
+    max_steps: int = 256,
+    options: dict[str, Any] | None = None,
+) -> Solution:
+    """Find y with F(y, θ) = 0 and give it its derivatives with respect to θ.
+
+    The solver runs on stopped inputs; the derivative comes from `adjoint` alone and does not depend on
+    how y was found. dy/dy0 is exactly zero.
+
+    **Arguments:**
+
+    - `residual`: F, a `jaxsci` residual.
+    - `solver`: what finds y. A solver of `jaxsci.solvers`; any optimistix root finder (drives the
+      optimality condition to zero), fixed-point solver (iterates y − F, or T of a `FixedPoint`),
+      least-squares solver (reduces ‖F‖²) or minimiser (reduces the objective); an
+      `optax.GradientTransformation`; or a jaxopt solver object, which works on the function it was
+      built with and is called as `solver.run(y0, args)`.
+    - `y0`: first guess, a pytree of floating arrays; fixes structure, shapes and precision.
+    - `args`: passed to the residual; a pytree with leaves of any type (arrays, numbers, strings,
+      None, callables, modules).
+    - `adjoint`: `jaxsci.ImplicitAdjoint()` by default.
+    - `has_aux`: the residual's function returns (value, aux); aux at the solution is returned.
+    - `throw`: raise an error when the solve fails. Where no error can be raised (inside
+      `jax.shard_map`) the value of a failed lane is NaN instead. With False, look at
+      `solution.result`; use it for `jax.export` too.
+    - `max_steps`: iterations at most (jaxopt solvers use their own `maxiter`).
+    - `options`: passed to optimistix.
+
+    **Returns:** a `jaxsci.Solution` (value, aux, result, stats).
+
+    **Raises:** `TypeError` or `ValueError` at once for wrong arguments; `RuntimeError` with the
+    remedy when the solve fails and `throw` is True.
+    """
+    y0 = _checked_guess(y0)
+    _check_problem(residual, solver, max_steps)
+    function = residual
+    if has_aux:
+        residual = _without_aux(residual)
+    outcome = _find(residual, solver, y0, args, max_steps, options)
+    result = outcome.result
+    value = jtu.tree_map(lambda x, like: jnp.asarray(x, like.dtype), outcome.value, y0)
+    value = _tree.stop_gradient(value)
+    equations = residual.optimality(value, _tree.stop_gradient(args))
+    size = _tree.norm(jax.lax.stop_gradient(equations)) / max(_tree.size(value), 1) ** 0.5
+    result = RESULTS.where(
+        (result == RESULTS.successful) & ~jnp.isfinite(size), RESULTS.nonfinite, result
+    )
+    if throw:
+        # Before the derivative is attached: a check is no part of what is differentiated.
+        failed = result != RESULTS.successful
+        if _tree.in_manual_region():
+            value = _tree.where(failed, jtu.tree_map(lambda x: jnp.full_like(x, jnp.nan), value), value)
+        else:
+            value = result.error_if(value, failed)
+    value = adjoint.attach(residual, value, args)
+    aux = function.fn(value, args)[1] if has_aux else None
+    return Solution(value, aux, result, Stats(outcome.steps, size, outcome.linear_iterations))
+
+
+def _find(residual, solver, y0, args, max_steps, options) -> Outcome:
+    """Run the solver on the face of the residual that its kind works on."""
+    y0 = _tree.stop_gradient(y0)
+    if isinstance(solver, optax.GradientTransformation):
+        solver = optax_minimiser(solver, y0)
+    if isinstance(solver, JaxoptSolver):
+        return run_jaxopt(solver, y0, _tree.stop_gradient(args))
+    if isinstance(solver, optx.AbstractRootFinder):
+        face, entry = residual.optimality, optx.root_find
+    elif isinstance(solver, optx.AbstractFixedPointSolver):
+        face, entry = residual.fixed_point, optx.fixed_point
+    elif isinstance(solver, optx.AbstractLeastSquaresSolver):
+        face, entry = residual, optx.least_squares
+    else:
+        face, entry = residual.objective, optx.minimise
+    pure, consts = hoist(lambda y: face(y, args), y0)
+    consts = _tree.stop_gradient(consts)
+    fn = lambda y, consts: (pure(y, consts), None)
+    if isinstance(solver, PLAIN):
+        y0 = _tree.vary_like(y0, consts)
+        return iterate(fn, solver, y0, consts, max_steps, residual.tags)
+    tags = residual.tags if entry is optx.root_find else frozenset()
+    return run_optimistix(entry, fn, solver, y0, consts, max_steps, tags, options)
+
+
+_KINDS = (
+    optx.AbstractRootFinder,
+    optx.AbstractFixedPointSolver,
+    optx.AbstractLeastSquaresSolver,
+    optx.AbstractMinimiser,
+    optax.GradientTransformation,
+    JaxoptSolver,
+)
+
+
+def _check_problem(residual: Any, solver: Any, max_steps: Any) -> None:
+    if not isinstance(residual, AbstractResidual):
+        raise TypeError(
+            f"`residual` is {residual!r} of type {type(residual).__name__}; expected a jaxsci residual. "
+            "Wrap a function: jaxsci.Root(fn), jaxsci.FixedPoint(fn), jaxsci.Stationary(fn), "
+            "jaxsci.LeastSquares(fn)."
+        )
+    if not isinstance(solver, _KINDS):
+        raise TypeError(
+            f"`solver` is {solver!r} of type {type(solver).__name__}; expected a solver of "
+            "jaxsci.solvers, an optimistix solver, an optax optimizer or a jaxopt solver object, such as "
+            "jaxsci.solvers.Newton(rtol=1e-8, atol=1e-8)."
+        )
+    if isinstance(max_steps, bool) or not isinstance(max_steps, int) or max_steps < 1:
+        raise ValueError(f"`max_steps` is {max_steps!r}; expected an int ≥ 1.")
+
+
+def _checked_guess(y0: PyTree) -> PyTree[Array]:
+    for path, leaf in jtu.tree_leaves_with_path(y0):
+        if not eqx.is_array_like(leaf) or not jnp.issubdtype(jnp.result_type(leaf), jnp.inexact):
+            kind = jnp.result_type(leaf) if eqx.is_array_like(leaf) else type(leaf).__name__
+            raise TypeError(
+                f"`y0`{jtu.keystr(path)} is of type {kind}; the first guess must be a pytree of floating "
+                "or complex arrays, since it fixes the precision of the solve. Write 1.0 instead of 1, and "
+                "put what is not unknown into `args`."
+            )
+    if not jtu.tree_leaves(y0):
+        raise ValueError("`y0` holds no arrays; expected a pytree of floating arrays, the first guess.")
+    return jtu.tree_map(jnp.asarray, y0)
+
+
+class _First(eqx.Module):
+    """The value of a function that returns (value, aux)."""
+
+    fn: Any
+
+    def __call__(self, y, args):
+        return self.fn(y, args)[0]
+
+
+def _without_aux(residual: AbstractResidual) -> AbstractResidual:
+    names = {f for f in vars(residual)}
+    if "fn" not in names:
+        raise TypeError(
+            f"`has_aux` is True, but {type(residual).__name__} has no single function `fn` that could "
+            "return (value, aux). Compute the auxiliary output from `solution.value` instead."
+        )
+    return eqx.tree_at(lambda r: r.fn, residual, _First(residual.fn))

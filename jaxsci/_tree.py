@@ -1,0 +1,119 @@
+"""Arithmetic on pytrees of arrays, and loops that also run inside `jax.shard_map`."""
+
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.tree_util as jtu
+from jaxtyping import Array, PyTree
+
+
+def dot(a: PyTree[Array], b: PyTree[Array]) -> Array:
+    """⟨a, b⟩ = Σ conj(aᵢ) bᵢ over every leaf."""
+    products = jtu.tree_map(lambda x, y: jnp.vdot(x, y, precision=jax.lax.Precision.HIGHEST), a, b)
+    return sum(jtu.tree_leaves(products))
+
+
+def norm(tree: PyTree[Array]) -> Array:
+    """‖tree‖₂ over every leaf."""
+    return jnp.sqrt(dot(tree, tree).real)
+
+
+def max_abs(tree: PyTree[Array]) -> Array:
+    """max |xᵢ| over every leaf; NaN if any entry is NaN."""
+    leaves = [jnp.max(jnp.abs(x)) for x in jtu.tree_leaves(tree) if x.size > 0]
+    if len(leaves) == 0:
+        return jnp.array(0.0)
+    return jnp.max(jnp.stack(leaves))
+
+
+def axpy(scale: Array, x: PyTree[Array], y: PyTree[Array]) -> PyTree[Array]:
+    """y + scale · x, in the dtypes of y."""
+    return jtu.tree_map(lambda u, v: (v + scale * u).astype(v.dtype), x, y)
+
+
+def scaled(scale: Array, x: PyTree[Array]) -> PyTree[Array]:
+    """scale · x, in the dtypes of x."""
+    return jtu.tree_map(lambda u: (scale * u).astype(u.dtype), x)
+
+
+def where(condition: Array, a: PyTree[Array], b: PyTree[Array]) -> PyTree[Array]:
+    """a where the scalar condition holds, else b."""
+    return jtu.tree_map(lambda u, v: jnp.where(condition, u, v), a, b)
+
+
+def stop_gradient(tree: PyTree) -> PyTree:
+    """Cut the derivative of every array leaf; other leaves pass through."""
+    arrays, rest = eqx.partition(tree, eqx.is_array)
+    return eqx.combine(jax.lax.stop_gradient(arrays), rest)
+
+
+def ravel(tree: PyTree[Array]) -> Array:
+    """All leaves as one vector."""
+    leaves = [jnp.ravel(x) for x in jtu.tree_leaves(tree)]
+    return leaves[0] if len(leaves) == 1 else jnp.concatenate(leaves)
+
+
+def unravel(vector: Array, like: PyTree[Any]) -> PyTree[Array]:
+    """The inverse of `ravel`, with shapes, dtypes and structure of `like`."""
+    leaves, structure = jtu.tree_flatten(like)
+    out, start = [], 0
+    for leaf in leaves:
+        out.append(vector[start : start + leaf.size].reshape(leaf.shape).astype(leaf.dtype))
+        start += leaf.size
+    return jtu.tree_unflatten(structure, out)
+
+
+def size(tree: PyTree[Array]) -> int:
+    """Number of scalars in all leaves."""
+    return sum(x.size for x in jtu.tree_leaves(tree))
+
+
+# --- inside shard_map ---------------------------------------------------------------------------
+# There an array's type says over which mesh axes its value varies (`vma`), a loop's carry must keep
+# its type, and constants made inside start without any axis. JAX asks the author of a loop to widen
+# the first carry; `while_loop` below finds the widening by abstract evaluation.
+
+_widen: Callable = (
+    (lambda x, axes: jax.lax.pcast(x, axes, to="varying"))
+    if "pcast" in vars(jax.lax)
+    else (lambda x, axes: jax.lax.pvary(x, axes))
+)
+
+
+def in_manual_region() -> bool:
+    """Whether this code is being traced inside `jax.shard_map` (where no host callback may be)."""
+    return len(jax.sharding.get_abstract_mesh().manual_axes) > 0
+
+
+def _axes(x: Any) -> frozenset:
+    return frozenset(getattr(jax.typeof(x) if isinstance(x, jax.Array) else x, "vma", ()) or ())
+
+
+def vary_like(tree: PyTree[Array], *others: PyTree[Any]) -> PyTree[Array]:
+    """Let every leaf vary over all mesh axes over which any leaf of the trees varies."""
+    if not in_manual_region():
+        return tree
+    leaves = jtu.tree_leaves((tree, others))
+    wanted = frozenset().union(*(_axes(x) for x in leaves if isinstance(x, jax.Array)))
+
+    def widen(x):
+        missing = tuple(wanted - _axes(x))
+        return _widen(x, missing) if missing else x
+
+    return jtu.tree_map(widen, tree)
+
+
+def while_loop(condition: Callable, body: Callable, first: PyTree[Array]) -> PyTree[Array]:
+    """`lax.while_loop` whose first carry is given the type of the body's result."""
+    first = jtu.tree_map(jnp.asarray, first)
+    if in_manual_region():
+        for _ in range(8):
+            out = jax.eval_shape(body, first)
+            missing = jtu.tree_map(lambda x, o: tuple(_axes(o) - _axes(x)), first, out)
+            if not jtu.tree_leaves(missing):
+                break
+            first = jtu.tree_map(lambda x, m: _widen(x, m) if m else x, first, missing)
+    return jax.lax.while_loop(condition, body, first)

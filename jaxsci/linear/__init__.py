@@ -1,0 +1,7 @@
+"""Linear solvers that are free of scale, checked, and run inside `jax.shard_map`."""
+
+from ._choice import default_solver as default_solver
+from ._dense import LU as LU, Cholesky as Cholesky
+from ._krylov import CG as CG, GMRES as GMRES
+from ._operator import Operator as Operator
+from ._solver import AbstractLinearSolver as AbstractLinearSolver

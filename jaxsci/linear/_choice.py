@@ -1,0 +1,20 @@
+"""Which solver, when the user names none."""
+
+from ._dense import LU, Cholesky
+from ._krylov import CG, GMRES
+from ._operator import Operator
+from ._solver import AbstractLinearSolver
+
+DENSE_LIMIT = 1024
+
+
+def default_solver(operator: Operator) -> AbstractLinearSolver:
+    """Direct up to n = 1024 (or when the array is at hand), matrix-free above.
+
+    Cholesky and CG only where the operator was *promised* positive definite; LU and GMRES otherwise.
+    A symmetric operator without that promise is treated as general.
+    """
+    direct = operator.size <= DENSE_LIMIT or operator.dense is not None
+    if direct:
+        return Cholesky() if operator.positive else LU()
+    return CG() if operator.positive else GMRES()

@@ -1,0 +1,149 @@
+"""Matrix-free solvers. Stopping is norm-wise and relative to the right-hand side."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import jax.tree_util as jtu
+
+from .. import _tree
+from ._operator import Operator
+from ._solver import AbstractLinearSolver
+
+
+def _tolerance(rtol: float | None, b) -> float:
+    dtype = jnp.result_type(*jtu.tree_leaves(b))
+    return 30 * float(jnp.finfo(dtype).eps) if rtol is None else rtol
+
+
+class CG(AbstractLinearSolver):
+    """Preconditioned conjugate gradients (Hestenes & Stiefel 1952) for a symmetric positive
+    definite A. Keeps the sharding of the unknown: only inner products are reduced.
+
+    **Arguments:**
+
+    - `rtol`: stop at ‖b − A x‖₂ ≤ rtol ‖b‖₂ (dimensionless). None: 30 times the precision.
+    - `max_steps`: iterations at most. None: 10 n + 100.
+    - `preconditioner`: r ↦ M r with M ≈ A⁻¹ symmetric positive definite, or None.
+    - `check`: see `jaxsci.linear.LU`.
+    """
+
+    rtol: float | None = None
+    max_steps: int | None = None
+    preconditioner: Callable | None = None
+    check: float | None = None
+
+    def prepare(self, operator: Operator):
+        return None
+
+    def apply(self, operator, prepared, b, transpose):
+        precondition = (lambda r: r) if self.preconditioner is None else self.preconditioner
+        target = _tolerance(self.rtol, b) * _tree.norm(b)
+        limit = 10 * operator.size + 100 if self.max_steps is None else self.max_steps
+        x = jtu.tree_map(jnp.zeros_like, b)
+        z = precondition(b)
+
+        def unfinished(carry):
+            k, _, r, _, rho = carry
+            return (k < limit) & (_tree.norm(r) > target) & (rho > 0) & jnp.isfinite(rho)
+
+        def iterate(carry):
+            k, x, r, p, rho = carry
+            ap = operator.mv(p)
+            alpha = rho / _tree.dot(p, ap)
+            x, r = _tree.axpy(alpha, p, x), _tree.axpy(-alpha, ap, r)
+            z = precondition(r)
+            new = _tree.dot(r, z)
+            return k + 1, x, r, _tree.axpy(new / rho, p, z), new
+
+        k, x, *_ = _tree.while_loop(unfinished, iterate, (0, x, b, z, _tree.dot(b, z)))
+        return x, k
+
+
+class GMRES(AbstractLinearSolver):
+    """Restarted GMRES (Saad & Schultz 1986) for a general square A, with right preconditioning.
+
+    Arnoldi with twice-repeated Gram–Schmidt; the small least-squares problem is solved at the end
+    of each cycle. Memory: `restart` copies of the unknown.
+
+    **Arguments:**
+
+    - `rtol`: stop at ‖b − A x‖₂ ≤ rtol ‖b‖₂ (dimensionless). None: 30 times the precision.
+    - `restart`: length of a cycle.
+    - `max_cycles`: cycles at most.
+    - `preconditioner`: r ↦ M r with M ≈ A⁻¹, or None; transposed automatically for Aᵀ.
+    - `check`: see `jaxsci.linear.LU`.
+    """
+
+    rtol: float | None = None
+    restart: int = 32
+    max_cycles: int = 100
+    preconditioner: Callable | None = None
+    check: float | None = None
+
+    def prepare(self, operator: Operator):
+        return None
+
+    def apply(self, operator, prepared, b, transpose):
+        like = jtu.tree_map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), b)
+        mv = operator.transpose().mv if transpose else operator.mv
+        if self.preconditioner is None:
+            precondition = lambda r: r
+        elif transpose:
+            precondition = lambda r: jax.linear_transpose(self.preconditioner, like)(r)[0]
+        else:
+            precondition = self.preconditioner
+        target = _tolerance(self.rtol, b) * _tree.norm(b)
+        m = min(self.restart, operator.size)
+
+        def unfinished(carry):
+            k, _, r, previous = carry
+            size = _tree.norm(r)
+            # A cycle that gains less than 1 % will not converge: stop, and let the check speak.
+            return (k < self.max_cycles) & (size > target) & (size < 0.99 * previous)
+
+        def iterate(carry):
+            k, x, r, _ = carry
+            x = jtu.tree_map(jnp.add, x, precondition(_arnoldi_step(lambda v: mv(precondition(v)), r, m)))
+            return k + 1, x, _tree.axpy(-1.0, mv(x), b), _tree.norm(r)
+
+        x = jtu.tree_map(jnp.zeros_like, b)
+        first = (0, x, b, jnp.full_like(_tree.norm(b), jnp.inf))
+        k, x, *_ = _tree.while_loop(unfinished, iterate, first)
+        return x, k * m
+
+
+def _arnoldi_step(mv: Callable, r, m: int):
+    """argmin over the Krylov space of dimension m of ‖r − A d‖₂."""
+    beta = _tree.norm(r)
+    first = jtu.tree_map(lambda x: jnp.zeros((m + 1, *x.shape), x.dtype).at[0].set(x / beta), r)
+    hessenberg = jnp.zeros((m + 1, m), beta.dtype)
+    small = jnp.finfo(beta.dtype).eps
+
+    def extend(carry):
+        j, basis, hessenberg = carry
+        w = mv(jtu.tree_map(lambda v: v[j], basis))
+        before = _tree.norm(w)
+        column = jnp.zeros(m + 1, hessenberg.dtype)
+        for _ in range(2):
+            h = sum(jtu.tree_leaves(jtu.tree_map(lambda v, x: _contract(v, x, x.ndim), basis, w)))
+            w = jtu.tree_map(lambda x, v: x - _contract(h, v, 1).astype(x.dtype), w, basis)
+            column = column + h
+        after = _tree.norm(w)
+        # An invariant subspace (happy breakdown): later directions are zero and get no weight.
+        ended = after <= 10 * small * before
+        column = column.at[j + 1].set(jnp.where(ended, 0, after))
+        direction = _tree.scaled(jnp.where(ended, 0, 1 / jnp.where(ended, 1, after)), w)
+        basis = jtu.tree_map(lambda v, d: v.at[j + 1].set(d), basis, direction)
+        return j + 1, basis, hessenberg.at[:, j].set(column)
+
+    carry = _tree.while_loop(lambda c: c[0] < m, extend, (0, first, hessenberg))
+    _, basis, hessenberg = carry
+    right = jnp.zeros(m + 1, hessenberg.dtype).at[0].set(beta)
+    weights = jnp.linalg.lstsq(hessenberg, right)[0]
+    return jtu.tree_map(lambda v: _contract(weights, v[:m], 1).astype(v.dtype), basis)
+
+
+def _contract(a, b, axes: int):
+    """Σ over the last `axes` axes of a and the first `axes` of b."""
+    return jnp.tensordot(a, b, axes, precision=jax.lax.Precision.HIGHEST)

@@ -1,0 +1,65 @@
+"""A square linear map on a pytree, as the solvers of this package see it."""
+
+from collections.abc import Callable
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.tree_util as jtu
+import lineax as lx
+from jaxtyping import Array, Float, PyTree
+
+from .. import _tree
+
+
+class Operator(eqx.Module):
+    """A: a square linear map between pytrees of one structure.
+
+    **Fields:**
+
+    - `mv`: x ↦ A x, linear; x has the structure of `like`.
+    - `like`: a pytree of arrays or `jax.ShapeDtypeStruct`s with the structure of x.
+    - `dense`: A as an n×n array on the raveled unknown, if it is at hand; else None.
+    - `tags`: lineax tags (`lineax.symmetric_tag`, `lineax.positive_semidefinite_tag`, …).
+    """
+
+    mv: Callable
+    like: PyTree
+    dense: Float[Array, "n n"] | None = None
+    tags: frozenset = eqx.field(static=True, default=frozenset())
+
+    @property
+    def size(self) -> int:
+        """n, the number of scalar unknowns."""
+        return _tree.size(self.like)
+
+    @property
+    def symmetric(self) -> bool:
+        """Whether A = Aᵀ was promised."""
+        return lx.symmetric_tag in self.tags or self.positive
+
+    @property
+    def positive(self) -> bool:
+        """Whether A was promised to be symmetric positive (semi-)definite."""
+        return lx.positive_semidefinite_tag in self.tags
+
+    def matrix(self) -> Float[Array, "n n"]:
+        """A as an n×n array on the raveled unknown (n products with unit vectors if none is held)."""
+        if self.dense is not None:
+            return self.dense
+        dtype = jnp.result_type(*jtu.tree_leaves(self.like))
+        unit = jnp.eye(self.size, dtype=dtype)
+        column = lambda e: _tree.ravel(self.mv(_tree.unravel(e, self.like)))
+        return jax.vmap(column, out_axes=1)(unit)
+
+    def transpose(self) -> "Operator":
+        """Aᵀ (not conjugated)."""
+        if self.symmetric:
+            return self
+        like = jtu.tree_map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), self.like)
+
+        def mv_t(x):
+            (out,) = jax.linear_transpose(self.mv, like)(x)
+            return out
+
+        return Operator(mv_t, self.like, None if self.dense is None else self.dense.T, self.tags)

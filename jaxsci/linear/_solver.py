@@ -1,0 +1,57 @@
+"""The protocol of the linear solvers, and the check that makes each of them right or loud."""
+
+import abc
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, PyTree
+
+from .. import _tree
+from ._operator import Operator
+
+
+class AbstractLinearSolver(eqx.Module):
+    """Solves A x = b; forward only (the caller gives it stopped inputs), plain JAX, no callback.
+
+    A subclass factorises once (`prepare`) and applies the factors to any number of right-hand sides,
+    also transposed (`apply`). `solve` is what callers use: it is free of scale and checked.
+    """
+
+    check: eqx.AbstractVar[float | None]
+
+    @abc.abstractmethod
+    def prepare(self, operator: Operator) -> Any:
+        """What can be computed before the right-hand side is known (factors, a preconditioner)."""
+
+    @abc.abstractmethod
+    def apply(
+        self, operator: Operator, prepared: Any, b: PyTree[Array], transpose: bool
+    ) -> tuple[PyTree[Array], Array]:
+        """x with A x ≈ b (or Aᵀ x ≈ b), and the number of iterations (0 for a direct solver)."""
+
+    def solve(
+        self, operator: Operator, prepared: Any, b: PyTree[Array], *, transpose: bool = False
+    ) -> tuple[PyTree[Array], Array, Array]:
+        """Solve A x = b (or Aᵀ x = b), free of scale and checked.
+
+        b is divided by s = max|b| first, so that no absolute tolerance inside a solver can mistake
+        a small right-hand side for a solved one; x is multiplied by s at the end. The relative
+        residual ρ = ‖b − A x‖₂/‖b‖₂ is then computed with one more product, and x is NaN unless
+        ρ ≤ `check` (default: the square root of the precision; `inf` turns the check off).
+        b = 0 gives x = 0, whatever A is.
+
+        **Returns:** x, whether the check held, iterations.
+        """
+        a = operator.transpose() if transpose else operator
+        s = _tree.max_abs(b)
+        zero = s == 0
+        unit = _tree.scaled(1 / jnp.where(zero, 1, s), b)
+        x, iterations = self.apply(operator, prepared, unit, transpose)
+        rho = _tree.norm(_tree.axpy(-1.0, a.mv(x), unit)) / jnp.where(zero, 1, _tree.norm(unit))
+        limit = jnp.finfo(rho.dtype).eps ** 0.5 if self.check is None else self.check
+        ok = (rho <= limit) | zero
+        x = _tree.where(ok, _tree.scaled(s, x), jax.tree.map(lambda u: jnp.full_like(u, jnp.nan), x))
+        x = _tree.where(zero, jax.tree.map(jnp.zeros_like, x), x)
+        return x, ok, iterations
