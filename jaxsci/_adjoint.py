@@ -73,7 +73,7 @@ class ImplicitAdjoint(AbstractAdjoint):
                     "an implicit equation is continuous. Expected floating or complex arrays; cast it, "
                     "or move it to `args`."
                 )
-        leaves = [jax.lax.stop_gradient(x) for x in leaves]
+        leaves = _tree.vary_like([jax.lax.stop_gradient(x) for x in leaves], residual, args)
         y = jtu.tree_unflatten(structure, leaves)
         rule, consts = _trace(residual, y, args, self.linear_solver)
         leaves = _tree.vary_like(leaves, consts)
@@ -107,6 +107,7 @@ class _Rewritten(AbstractResidual):
 def _trace(residual: AbstractResidual, y: PyTree[Array], args: PyTree, linear_solver):
     """The static part of `implicit`, and the arrays that go with it."""
     optimality, own = hoist(lambda y: residual.optimality(y, args), y)
+    y = _tree.vary_like(y, own)
     shapes = [x.shape for x in optimality.shapes]
     given = [x.shape for x in jtu.tree_leaves(y)]
     if sum(map(math.prod, shapes)) != sum(map(math.prod, given)):
@@ -161,7 +162,9 @@ class _Rule:
             return equations(ys, moving)
 
         values = tuple(jnp.asarray(own[i]) for i in active)
-        directions = tuple(jnp.asarray(d, v.dtype) for d, v in zip(directions, values, strict=True))
+        directions = tuple(
+            _tree.vary_like(jnp.asarray(d, v.dtype), v) for d, v in zip(directions, values, strict=True)
+        )
         _, rhs = jax.jvp(moved, values, directions)
         rhs = tuple(_tree.vary_like(_tie([-x for x in rhs]), ys))
 
@@ -172,7 +175,7 @@ class _Rule:
 
         # Only A x = b is differentiated again (by custom_linear_solve); its factors are not.
         fixed = jax.lax.stop_gradient
-        array = None if self.dense is None else fixed(self.dense.flat(of_dense, *ys)[0])
+        array = None if self.dense is None else self.dense.flat(fixed(of_dense), *fixed(ys))[0]
         operator = Operator(mv, tuple(ys), array, self.tags)
         solver = self.solver_of(of_solver)
         solver = default_solver(operator) if solver is None else solver

@@ -52,10 +52,55 @@ class AbstractResidual(eqx.Module):
         """The map that a fixed-point solver iterates: y − F(y, θ) unless a subclass knows better."""
         return jtu.tree_map(jnp.subtract, y, self(y, args))
 
+    def normal_equations(self, y: PyTree[Array], args: PyTree[Any]) -> "NormalEquations | None":
+        """½‖F‖² and its derivatives in closed form, for least-squares solvers; None if there is none."""
+        return None
+
+    def metric(self, y: PyTree[Array], args: PyTree[Any]) -> Array | None:
+        """A symmetric positive definite matrix on the raveled unknown, near the Hessian of ½‖F‖², in
+        which a least-squares solver measures its steps; None if there is none."""
+        return None
+
+    def with_hessian(self, hessian: Array) -> "AbstractResidual":
+        """The same problem, knowing the Hessian that a solver ended with (forward and backward then
+        share its computation). Ignored unless a subclass makes use of it."""
+        return self
+
     def jacobian(self, y: PyTree[Array], args: PyTree[Any]) -> Operator | None:
         """∂(optimality)/∂y as an operator, where the residual knows more than automatic
         differentiation does (structure, a closed form, an approximation); None otherwise."""
         return None
+
+
+class NormalEquations(eqx.Module):
+    """½‖F‖² at a point y, and its derivatives on the raveled unknown (n scalars).
+
+    **Fields:**
+
+    - `value`: ½‖F‖².
+    - `gradient`: JᵀF, of shape (n,).
+    - `gram`: JᵀJ, of shape (n, n).
+    - `curvature`: Σᵢ Fᵢ ∂²Fᵢ/∂y², of shape (n, n), or None if it is not known.
+    """
+
+    value: Array
+    gradient: Array
+    gram: Array
+    curvature: Array | None
+
+    @property
+    def hessian(self) -> Array:
+        """JᵀJ + Σᵢ Fᵢ ∂²Fᵢ/∂y², as far as it is known."""
+        return self.gram if self.curvature is None else self.gram + self.curvature
+
+    def with_ridge(self, weight: Array, y: Array) -> "NormalEquations":
+        """The same with ½ weight ‖y‖² added."""
+        return NormalEquations(
+            self.value + 0.5 * weight * jnp.vdot(y, y),
+            self.gradient + weight * y,
+            self.gram + weight * jnp.eye(y.size, dtype=y.dtype),
+            self.curvature,
+        )
 
 
 class Pure:
@@ -86,6 +131,13 @@ def hoist(fn: Callable, *y: PyTree[Array]) -> tuple[Pure, tuple[Array, ...]]:
     def flat(*leaves):
         return fn(*jtu.tree_unflatten(structure, leaves))
 
-    closed, out = jax.make_jaxpr(flat, return_shape=True)(*leaves)
-    shapes, out_structure = jtu.tree_flatten(out)
-    return Pure(closed.jaxpr, out_structure, tuple(shapes)), tuple(closed.consts)
+    def trace(leaves):
+        closed, out = jax.make_jaxpr(flat, return_shape=True)(*leaves)
+        shapes, out_structure = jtu.tree_flatten(out)
+        return Pure(closed.jaxpr, out_structure, tuple(shapes)), tuple(closed.consts)
+
+    pure, consts = trace(leaves)
+    if _tree.in_manual_region():
+        # Inside shard_map the trace fixes over which mesh axes y varies: over all that θ varies over.
+        pure, consts = trace(_tree.vary_like(leaves, consts))
+    return pure, consts

@@ -68,6 +68,7 @@ def solve(
     """
     y0 = _checked_guess(y0)
     _check_problem(residual, solver, max_steps)
+    y0 = _tree.vary_like(y0, residual, args)
     function = residual
     if has_aux:
         residual = _without_aux(residual)
@@ -87,7 +88,8 @@ def solve(
             value = _tree.where(failed, jtu.tree_map(lambda x: jnp.full_like(x, jnp.nan), value), value)
         else:
             value = result.error_if(value, failed)
-    value = adjoint.attach(residual, value, args)
+    known = residual if outcome.hessian is None else residual.with_hessian(outcome.hessian)
+    value = adjoint.attach(known, value, args)
     aux = function.fn(value, args)[1] if has_aux else None
     return Solution(value, aux, result, Stats(outcome.steps, size, outcome.linear_iterations))
 
@@ -112,9 +114,22 @@ def _find(residual, solver, y0, args, max_steps, options) -> Outcome:
     fn = lambda y, consts: (pure(y, consts), None)
     if isinstance(solver, PLAIN):
         y0 = _tree.vary_like(y0, consts)
-        return iterate(fn, solver, y0, consts, max_steps, residual.tags)
+        closed = {} if face is not residual else _closed_forms(residual, y0, args)
+        return iterate(fn, solver, y0, consts, max_steps, residual.tags, closed)
     tags = residual.tags if entry is optx.root_find else frozenset()
     return run_optimistix(entry, fn, solver, y0, consts, max_steps, tags, options)
+
+
+def _closed_forms(residual: AbstractResidual, y0, args) -> dict[str, Any]:
+    """What a residual knows besides its value, as functions of (y, unused), on stopped constants."""
+    known = {}
+    for name in ("normal_equations", "metric"):
+        form = getattr(residual, name)
+        if form(y0, args) is not None:
+            pure, consts = hoist(lambda y, form=form: form(y, args), y0)
+            consts = _tree.stop_gradient(consts)
+            known[name] = lambda y, _, pure=pure, consts=consts: pure(y, consts)
+    return known
 
 
 _KINDS = (

@@ -88,8 +88,10 @@ def in_manual_region() -> bool:
     return len(jax.sharding.get_abstract_mesh().manual_axes) > 0
 
 
-def _axes(x: Any) -> frozenset:
-    return frozenset(getattr(jax.typeof(x) if isinstance(x, jax.Array) else x, "vma", ()) or ())
+def _axes(kind: Any) -> frozenset:
+    """The mesh axes over which an array of this type varies."""
+    manual = getattr(kind, "mat", None)  # JAX 0.10; `vma` before
+    return frozenset(getattr(kind, "vma", ()) if manual is None else manual.varying)
 
 
 def vary_like(tree: PyTree[Array], *others: PyTree[Any]) -> PyTree[Array]:
@@ -97,23 +99,24 @@ def vary_like(tree: PyTree[Array], *others: PyTree[Any]) -> PyTree[Array]:
     if not in_manual_region():
         return tree
     leaves = jtu.tree_leaves((tree, others))
-    wanted = frozenset().union(*(_axes(x) for x in leaves if isinstance(x, jax.Array)))
+    wanted = frozenset().union(*(_axes(jax.typeof(x)) for x in leaves if isinstance(x, jax.Array)))
 
     def widen(x):
-        missing = tuple(wanted - _axes(x))
-        return _widen(x, missing) if missing else x
+        missing = tuple(wanted - _axes(jax.typeof(x)))
+        return _widen(jnp.asarray(x), missing) if missing else x
 
     return jtu.tree_map(widen, tree)
 
 
 def while_loop(condition: Callable, body: Callable, first: PyTree[Array]) -> PyTree[Array]:
     """`lax.while_loop` whose first carry is given the type of the body's result."""
-    first = jtu.tree_map(jnp.asarray, first)
+    leaves, structure = jtu.tree_flatten(jtu.tree_map(jnp.asarray, first))
     if in_manual_region():
-        for _ in range(8):
-            out = jax.eval_shape(body, first)
-            missing = jtu.tree_map(lambda x, o: tuple(_axes(o) - _axes(x)), first, out)
-            if not jtu.tree_leaves(missing):
-                break
-            first = jtu.tree_map(lambda x, m: _widen(x, m) if m else x, first, missing)
-    return jax.lax.while_loop(condition, body, first)
+        flat = lambda *leaves: jtu.tree_leaves(body(jtu.tree_unflatten(structure, leaves)))
+        missing: list[tuple] = [("unknown",)]
+        while any(missing):
+            after = jax.make_jaxpr(flat)(*leaves).out_avals
+            axes = [(_axes(o), _axes(jax.typeof(x))) for x, o in zip(leaves, after, strict=True)]
+            missing = [tuple(new - old) for new, old in axes]
+            leaves = [_widen(x, m) if m else x for x, m in zip(leaves, missing, strict=True)]
+    return jax.lax.while_loop(condition, body, jtu.tree_unflatten(structure, leaves))

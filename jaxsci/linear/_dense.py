@@ -33,17 +33,28 @@ class LU(AbstractLinearSolver):
 
     def prepare(self, operator: Operator):
         matrix = operator.matrix()
-        return matrix, jsl.lu_factor(matrix)
+        lu, _, order = jax.lax.linalg.lu(matrix)
+        return matrix, lu, order
 
     def apply(self, operator, prepared, b, transpose):
-        matrix, factors = prepared
-        flat = _tree.ravel(b)
-        x = _refined(
-            matrix.T if transpose else matrix,
-            flat,
-            lambda r: jsl.lu_solve(factors, r, trans=1 if transpose else 0),
-        )
+        matrix, lu, order = prepared
+
+        def back(r):
+            if transpose:
+                # A = Pᵀ L U, so Aᵀ x = r is Uᵀ Lᵀ (P x) = r.
+                z = _triangular(lu, _triangular(lu, r, lower=False, trans=True), lower=True, trans=True)
+                return jnp.zeros_like(z).at[order].set(z)
+            return _triangular(lu, _triangular(lu, r[order], lower=True), lower=False)
+
+        x = _refined(matrix.T if transpose else matrix, _tree.ravel(b), back)
         return _tree.unravel(x, b), jnp.array(0)
+
+
+def _triangular(factors: Array, b: Array, *, lower: bool, trans: bool = False) -> Array:
+    x = jax.lax.linalg.triangular_solve(
+        factors, b[:, None], left_side=True, lower=lower, transpose_a=trans, unit_diagonal=lower
+    )
+    return x[:, 0]
 
 
 class Cholesky(AbstractLinearSolver):

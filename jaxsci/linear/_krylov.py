@@ -85,12 +85,11 @@ class GMRES(AbstractLinearSolver):
         return None
 
     def apply(self, operator, prepared, b, transpose):
-        like = jtu.tree_map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), b)
         mv = operator.transpose().mv if transpose else operator.mv
         if self.preconditioner is None:
             precondition = lambda r: r
         elif transpose:
-            precondition = lambda r: jax.linear_transpose(self.preconditioner, like)(r)[0]
+            precondition = lambda r: jax.linear_transpose(self.preconditioner, r)(r)[0]
         else:
             precondition = self.preconditioner
         target = _tolerance(self.rtol, b) * _tree.norm(b)

@@ -48,7 +48,7 @@ class Operator(eqx.Module):
         if self.dense is not None:
             return self.dense
         dtype = jnp.result_type(*jtu.tree_leaves(self.like))
-        unit = jnp.eye(self.size, dtype=dtype)
+        unit = _tree.vary_like(jnp.eye(self.size, dtype=dtype), self.like)
         column = lambda e: _tree.ravel(self.mv(_tree.unravel(e, self.like)))
         return jax.vmap(column, out_axes=1)(unit)
 
@@ -56,10 +56,9 @@ class Operator(eqx.Module):
         """Aᵀ (not conjugated)."""
         if self.symmetric:
             return self
-        like = jtu.tree_map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), self.like)
 
         def mv_t(x):
-            (out,) = jax.linear_transpose(self.mv, like)(x)
+            (out,) = jax.linear_transpose(self.mv, self.like)(x)
             return out
 
         return Operator(mv_t, self.like, None if self.dense is None else self.dense.T, self.tags)

@@ -10,6 +10,7 @@ import jax.tree_util as jtu
 import lineax as lx
 from jaxtyping import Array, PyTree
 
+from .. import _tree
 from .._residual import AbstractResidual
 
 
@@ -81,7 +82,7 @@ class KKT(AbstractResidual):
                 f"`equality` returns {jtu.tree_structure(values)}. Make the first guess with "
                 "`KKT(...).start(x, args)`."
             )
-        (forces,) = pull(multipliers)
+        (forces,) = pull(_tree.vary_like(multipliers, values))
         gradient = jax.grad(lambda x: _scalar(self.function(x, args), "KKT", "objective"))(x)
         return jtu.tree_map(jnp.add, gradient, forces), values
 

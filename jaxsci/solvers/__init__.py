@@ -1,3 +1,4 @@
 """Every way to make a residual vanish: forward only, no derivative code."""
 
+from ._levenberg_marquardt import LevenbergMarquardt as LevenbergMarquardt
 from ._newton import Newton as Newton

@@ -9,6 +9,7 @@ import optimistix as optx
 from jaxtyping import Array, Bool, PyTree
 
 from .. import _tree
+from .._solution import RESULTS
 from ..linear import AbstractLinearSolver, Operator, default_solver
 
 
@@ -60,58 +61,54 @@ class Newton(optx.AbstractRootFinder):
 
     def step(self, fn, y, args, options, state, tags):
         residual = lambda y: fn(y, args)[0]
-        f, push, aux = _linearize(residual, fn, y, args)
-        operator = Operator(push, y, None, tags)
+        operator = Operator(lambda v: jax.jvp(residual, (y,), (v,))[1], y, None, tags)
         solver = default_solver(operator) if self.linear_solver is None else self.linear_solver
-        step, ok, iterations = solver.solve(operator, solver.prepare(operator), f)
+        step, ok, iterations = solver.solve(operator, solver.prepare(operator), state.f)
         direction = jax.tree.map(jnp.negative, step)
+        short = self._relative(direction, y)
+
+        def at(k):
+            new = residual(_tree.axpy(0.5**k, direction, y))
+            return k, new, _tree.norm(new)
 
         def too_long(carry):
-            k, _, new_size = carry
-            # Descent of ½‖F‖² along the Newton direction is −‖F‖² t: Armijo with constant 1e-4. Close
-            # to the solution rounding hides descent: a step inside the tolerance is always taken.
-            t = 0.5**k
-            enough = new_size <= (1 - 1e-4 * t) * state.size
-            return (k < self.halvings) & ~enough & ~(short <= 1)
+            k, _, size = carry
+            # Along the Newton direction ‖F‖ falls like 1 − t: Armijo with constant 1e-4. Near the
+            # solution rounding hides the descent, so a step inside the tolerance is taken as it is.
+            enough = (size <= (1 - 1e-4 * 0.5**k) * state.size) | (short <= 1)
+            return (k < self.halvings) & ~enough
 
-        def halve(carry):
-            k, _, _ = carry
-            new = residual(_tree.axpy(0.5 ** (k + 1.0), direction, y))
-            return k + 1, new, _tree.norm(new)
-
-        short = self._relative(direction, y)
-        new = residual(_tree.axpy(1.0, direction, y))
-        k, new, size = _tree.while_loop(too_long, halve, (0, new, _tree.norm(new)))
-        stalled = (k >= self.halvings) & ~(size < state.size)
+        first = at(jnp.zeros((), state.size.dtype))
+        if self.halvings > 0:
+            first = _tree.while_loop(too_long, lambda carry: at(carry[0] + 1), first)
+        k, new, size = first
+        stalled = (k >= self.halvings) & ~(size < state.size) & ~(short <= 1)
         y = _tree.axpy(0.5**k, direction, y)
         relative = jnp.where(k == 0, short, jnp.inf)
         count = state.linear_iterations + iterations
-        return y, _NewtonState(new, size, relative, stalled, ~ok, count), aux
+        return y, _NewtonState(new, size, relative, stalled, ~ok, count), None
 
     def _relative(self, step, y):
         count = _tree.size(y) ** 0.5
         return _tree.norm(step) / count / (self.atol + self.rtol * _tree.norm(y) / count)
 
+    def status(self, state) -> tuple[Bool[Array, ""], RESULTS]:
+        """Whether to stop, and with which result."""
+        converged = (state.relative_step <= 1) | (state.size == 0)
+        finite = jnp.isfinite(state.size)
+        reason = RESULTS.where(finite, RESULTS.stagnated, RESULTS.nonfinite)
+        reason = RESULTS.where(state.singular, RESULTS.singular_system, reason)
+        done = converged | state.stalled | state.singular | ~finite
+        return done, RESULTS.where(converged, RESULTS.successful, reason)
+
     def terminate(self, fn, y, args, options, state, tags):
-        exact = state.size == 0
-        # NaN compares false everywhere: neither converged nor still running.
-        finite = jnp.isfinite(state.size) & ~state.singular
-        converged = (state.relative_step <= 1) | exact
-        done = converged | ~finite | state.stalled
-        diverged = optx.RESULTS.where(
-            finite, optx.RESULTS.nonlinear_divergence, optx.RESULTS.nonfinite
-        )
-        failed = state.stalled | ~finite
-        return done, optx.RESULTS.where(failed & ~converged, diverged, optx.RESULTS.successful)
+        done, result = self.status(state)
+        ok = result == RESULTS.successful
+        failure = optx.RESULTS.nonlinear_divergence
+        return done, optx.RESULTS.where(ok, optx.RESULTS.successful, failure)
 
     def postprocess(self, fn, y, aux, args, options, state, tags, result):
         return y, aux, {"linear_iterations": state.linear_iterations}
-
-
-def _linearize(residual, fn, y, args):
-    """F(y), the linear map v ↦ ∂F/∂y v, and the auxiliary output."""
-    f, aux = fn(y, args)
-    return f, lambda v: jax.jvp(residual, (y,), (v,))[1], aux
 
 
 def check_tolerances(rtol: float, atol: float) -> None:

@@ -13,19 +13,21 @@ from jaxtyping import Array, PyTree
 
 from .. import _tree
 from .._solution import RESULTS
+from ._levenberg_marquardt import LevenbergMarquardt
 from ._newton import Newton
 
-PLAIN = (Newton,)
+PLAIN = (Newton, LevenbergMarquardt)
 """The solvers that run in `iterate`: plain JAX, also inside `jax.shard_map`."""
 
 
 class Outcome(eqx.Module):
-    """What a solver found: the value, how it ended, and its counts."""
+    """What a solver found: the value, how it ended, its counts, and the Hessian if it holds one."""
 
     value: PyTree[Array]
     result: RESULTS
     steps: Array
     linear_iterations: Array
+    hessian: Array | None = None
 
 
 @runtime_checkable
@@ -37,9 +39,17 @@ class JaxoptSolver(Protocol):
     def update(self, params: Any, state: Any, *args: Any) -> Any: ...
 
 
-def iterate(fn: Callable, solver: Any, y0: PyTree[Array], consts: PyTree, max_steps: int, tags) -> Outcome:
+def iterate(
+    fn: Callable,
+    solver: Any,
+    y0: PyTree[Array],
+    consts: PyTree,
+    max_steps: int,
+    tags: frozenset,
+    options: dict[str, Any],
+) -> Outcome:
     """Drive one of our solvers: init, then step until it says it is done or `max_steps` are spent."""
-    state = solver.init(fn, y0, consts, {}, None, None, tags)
+    state = solver.init(fn, y0, consts, options, None, None, tags)
 
     def unfinished(carry):
         k, _, _, done, _ = carry
@@ -47,16 +57,14 @@ def iterate(fn: Callable, solver: Any, y0: PyTree[Array], consts: PyTree, max_st
 
     def advance(carry):
         k, y, state, _, _ = carry
-        y, state, _ = solver.step(fn, y, consts, {}, state, tags)
-        done, result = solver.terminate(fn, y, consts, {}, state, tags)
-        return k + 1, y, state, done, RESULTS.promote(result)
+        y, state, _ = solver.step(fn, y, consts, options, state, tags)
+        return k + 1, y, state, *solver.status(state)
 
-    done, result = solver.terminate(fn, y0, consts, {}, state, tags)
-    first = (jnp.array(0), y0, state, done, RESULTS.promote(result))
+    first = (jnp.array(0), y0, state, *solver.status(state))
     k, y, state, done, result = _tree.while_loop(unfinished, advance, first)
     result = RESULTS.where(done, result, RESULTS.nonlinear_max_steps_reached)
-    _, _, stats = solver.postprocess(fn, y, None, consts, {}, state, tags, result)
-    return Outcome(y, result, k, stats["linear_iterations"])
+    _, _, stats = solver.postprocess(fn, y, None, consts, options, state, tags, result)
+    return Outcome(y, result, k, stats["linear_iterations"], stats.get("hessian"))
 
 
 def run_optimistix(entry: Callable, fn, solver, y0, consts, max_steps, tags, options) -> Outcome:

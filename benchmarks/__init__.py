@@ -1,0 +1,1 @@
+"""Benchmark cases: `python -m benchmarks CASE [--quick] [--check] [--json FILE]`."""

@@ -1,0 +1,21 @@
+"""Equinox modules with a solve inside."""
+
+from ._discretization import (
+    AbstractDiscretization as AbstractDiscretization,
+    Collocation as Collocation,
+    Scheme as Scheme,
+)
+from ._experts import (
+    AbstractPartition as AbstractPartition,
+    Boxes as Boxes,
+    MixtureOfExperts as MixtureOfExperts,
+    Windows as Windows,
+    box_rows as box_rows,
+)
+from ._hard_constraint import (
+    Constrained as Constrained,
+    HardConstraint as HardConstraint,
+    hold as hold,
+    poison as poison,
+)
+from ._rows import MeanSquare as MeanSquare, SpaceTimeInverse as SpaceTimeInverse

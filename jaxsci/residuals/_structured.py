@@ -1,0 +1,208 @@
+"""Least squares whose residual is pointwise in fields that are linear in the unknown."""
+
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.extend.core
+import jax.numpy as jnp
+import jax.tree_util as jtu
+import lineax as lx
+from jaxtyping import Array, Float, PyTree
+
+from .._residual import AbstractResidual, NormalEquations
+from ..linear import Operator
+
+Fields = dict[str, Array]
+
+
+class Block(eqx.Module):
+    """Rows e(ω) = P r(f(ω)) with fields f = lift_f + Σₙ ωₙ basis_fₙ.
+
+    **Arguments:**
+
+    - `basis`: name → (N, *points), the fields of every basis function, computed once per solve.
+    - `lift`: name → (*points), the fields of what the basis is added to.
+    - `law`: {name: (*points)} ↦ r of shape (equations, *points). Pointwise: r at a point depends on
+      the fields at that point alone. May hold traced arrays.
+    - `rows`: P, a linear map on arrays (equations, *points), such as a row scaling.
+    """
+
+    basis: Fields
+    lift: Fields
+    law: Callable[[Fields], Array]
+    rows: Callable[[Array], Array]
+
+    @property
+    def unknowns(self) -> int:
+        """N."""
+        return next(iter(self.basis.values())).shape[0]
+
+    def fields(self, omega: Float[Array, " N"]) -> Fields:
+        """f(ω)."""
+        return {f: self.lift[f] + jnp.tensordot(omega, self.basis[f], 1) for f in self.basis}
+
+    def __call__(self, omega: Float[Array, " N"]) -> Array:
+        """e(ω)."""
+        return self.rows(self.law(self.fields(omega)))
+
+    def slopes(self, fields: Fields) -> tuple[Array, Fields]:
+        """r and ∂r/∂f for every f: one product with ones each, since r is pointwise."""
+        zeros = {f: jnp.zeros_like(v) for f, v in fields.items()}
+
+        def along(f):
+            ones = {**zeros, f: jnp.ones_like(fields[f])}
+            return jax.jvp(self.law, (fields,), (ones,))[1]
+
+        return self.law(fields), {f: along(f) for f in fields}
+
+    def normal(self, omega: Float[Array, " N"], exact: bool) -> NormalEquations:
+        """½‖e‖², Jᵀe, JᵀJ and Σᵢ eᵢ ∂²eᵢ in closed form.
+
+        With d_f = ∂r/∂f: J = P Σ_f diag(d_f) B_f, and with q = Pᵀe the second-order term is
+        Σ_fg B_fᵀ diag(q ∂²r/∂f∂g) B_g over the pairs in which r is not linear.
+        """
+        n = self.unknowns
+        fields = self.fields(omega)
+        # The barrier keeps XLA from computing the slopes again for every basis function.
+        r, slopes = jax.lax.optimization_barrier(self.slopes(fields))
+        columns = sum(slopes[f] * self.basis[f][:, None] for f in self.basis)
+        both = jax.vmap(self.rows)(jnp.concatenate([columns, r[None]])).reshape(n + 1, -1)
+        gram = _product(both, both)
+        jtj, gradient, value = gram[:n, :n], gram[:n, n], 0.5 * gram[n, n]
+        if not exact:
+            return NormalEquations(value, gradient, jtj, None)
+        pairs = self._nonlinear_pairs(fields)
+        if not pairs:
+            return NormalEquations(value, gradient, jtj, jnp.zeros_like(jtj))
+        shape = jax.ShapeDtypeStruct(r.shape, r.dtype)
+        (q,) = jax.linear_transpose(self.rows, shape)(self.rows(r))
+        weights = jax.lax.optimization_barrier(self._bends(fields, q, pairs))
+        half: Fields = {}
+        for (f, g), weight in weights.items():
+            # Half of each diagonal pair, whole of each other one: C = S + Sᵀ.
+            part = (0.5 if f == g else 1.0) * weight * self.basis[g]
+            half[f] = half[f] + part if f in half else part
+        s = sum(_product(self.basis[f].reshape(n, -1), half[f].reshape(n, -1)) for f in half)
+        return NormalEquations(value, gradient, jtj, s + s.T)
+
+    def _bends(self, fields: Fields, q: Array, pairs) -> dict[tuple[str, str], Array]:
+        """Σ_e q_e ∂²r_e/∂f∂g for the given pairs."""
+        zeros = {f: jnp.zeros_like(v) for f, v in fields.items()}
+
+        def along(g):
+            ones = {**zeros, g: jnp.ones_like(fields[g])}
+            return jax.jvp(lambda x: self.slopes(x)[1], (fields,), (ones,))[1]
+
+        second = {g: along(g) for g in {g for _, g in pairs}}
+        return {(f, g): jnp.sum(q * second[g][f], axis=0) for f, g in pairs}
+
+    def _nonlinear_pairs(self, fields: Fields) -> list[tuple[str, str]]:
+        """The pairs f ≤ g for which ∂r/∂f depends on field g, found by tracing."""
+        names = list(fields)
+        pairs = []
+        for j, g in enumerate(names):
+            slopes = lambda x, g=g: self.slopes({**fields, g: x})[1]
+            closed = jax.make_jaxpr(slopes)(fields[g])
+            live = set(closed.jaxpr.invars)
+            for equation in closed.jaxpr.eqns:
+                if any(_is_in(v, live) for v in equation.invars):
+                    live.update(equation.outvars)
+            order = sorted(names)  # how JAX flattens a dict
+            depends = {f: _is_in(v, live) for f, v in zip(order, closed.jaxpr.outvars, strict=True)}
+            pairs += [(f, g) for f in names[: j + 1] if depends[f]]
+        return pairs
+
+
+def _is_in(variable, live) -> bool:
+    return not isinstance(variable, jax.extend.core.Literal) and variable in live
+
+
+def _product(a: Float[Array, "n m"], b: Float[Array, "k m"]) -> Float[Array, "n k"]:
+    """a bᵀ."""
+    return jnp.matmul(a, b.T, precision=jax.lax.Precision.HIGHEST)
+
+
+class StructuredLeastSquares(AbstractResidual):
+    """min over ω of ½ Σ_b ‖P_b r_b(lift + Σₙ ωₙ basisₙ)‖² + ½ ρ s ‖ω‖².
+
+    Equations of physics are nonlinear pointwise and linear in the derivatives, and the derivatives are
+    linear in the coefficients ω. So the fields of every basis function are computed once, an
+    evaluation is a contraction and a pointwise function, and Jacobian and Hessian have closed forms.
+
+    **Arguments:**
+
+    - `blocks`: a tuple of `Block`s with the same number of unknowns (equation, conditions, …).
+    - `ridge`: ρ ≥ 0 (dimensionless); s is the mean square of the rows of a basis function under the
+      linearisation at the lift, so that ρ has the same meaning for every problem. It decides what
+      dependent basis functions would leave open.
+    - `gauss_newton`: iterate and differentiate with JᵀJ only; see `jaxsci.LeastSquares`.
+    - `hessian`: the Hessian at the solution, if it is known already; it spares the derivative one
+      evaluation and changes nothing else.
+    """
+
+    blocks: tuple[Block, ...]
+    ridge: float = 0.0
+    gauss_newton: bool = eqx.field(static=True, default=False)
+    hessian: Float[Array, "N N"] | None = None
+
+    @property
+    def tags(self):
+        return frozenset({lx.symmetric_tag})
+
+    @property
+    def start(self) -> Float[Array, " N"]:
+        """ω = 0."""
+        basis = self.blocks[0].basis
+        return jnp.zeros(self.blocks[0].unknowns, next(iter(basis.values())).dtype)
+
+    def linearised(self) -> tuple[Array, Array]:
+        """Gram matrix (N, N) of the rows linearised at ω = 0, and s, the mean of its diagonal."""
+        gram = sum(block.normal(self.start, exact=False).gram for block in self.blocks)
+        return gram, jnp.trace(gram) / gram.shape[0]
+
+    def _ridge_weight(self) -> Array:
+        """ρ s, by the square of each row and without the Gram matrix."""
+        squares = 0.0
+        for block in self.blocks:
+            _, slopes = block.slopes(block.lift)
+            columns = sum(slopes[f] * block.basis[f][:, None] for f in block.basis)
+            squares = squares + jnp.sum(jax.vmap(block.rows)(columns) ** 2)
+        return self.ridge * squares / self.blocks[0].unknowns
+
+    def __call__(self, y: Float[Array, " N"], args: PyTree[Any] = None) -> PyTree[Array]:
+        rows = tuple(block(y) for block in self.blocks)
+        return (*rows, jnp.sqrt(self._ridge_weight()) * y) if self.ridge > 0 else rows
+
+    def optimality(self, y, args=None):
+        rows, pull = jax.vjp(lambda y: tuple(block(y) for block in self.blocks), y)
+        (gradient,) = pull(rows)
+        return gradient + self._ridge_weight() * y if self.ridge > 0 else gradient
+
+    def normal_equations(self, y, args=None):
+        parts = [block.normal(y, exact=not self.gauss_newton) for block in self.blocks]
+        total = jtu.tree_map(lambda *x: sum(x), *parts)
+        if self.ridge > 0:
+            total = total.with_ridge(self._ridge_weight(), y)
+        return total
+
+    def metric(self, y, args=None):
+        gram, scale = self.linearised()
+        ridge = max(self.ridge, 10 * float(jnp.finfo(gram.dtype).eps))
+        return gram + ridge * scale * jnp.eye(gram.shape[0], dtype=gram.dtype)
+
+    def with_hessian(self, hessian):
+        return StructuredLeastSquares(self.blocks, self.ridge, self.gauss_newton, hessian)
+
+    def jacobian(self, y, args=None):
+        def mv(v):
+            if self.gauss_newton:
+                push = lambda b: jax.jvp(b, (y,), (v,))[1]
+                pull = lambda b, e: jax.vjp(b, y)[1](e)[0]
+                product = sum(pull(b, push(b)) for b in self.blocks)
+                return product + self._ridge_weight() * v if self.ridge > 0 else product
+            return jax.jvp(lambda y: self.optimality(y), (y,), (v,))[1]
+
+        known = self.normal_equations(y).hessian if self.hessian is None else self.hessian
+        return Operator(mv, y, known, self.tags)

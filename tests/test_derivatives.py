@@ -1,0 +1,189 @@
+"""dy*/dθ in every derivative mode under every transformation, against the same solve unrolled.
+
+The oracle is Newton's method written out and differentiated step by step by JAX: started at the
+solution, k steps carry exact derivatives up to order 2ᵏ − 1.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import PartitionSpec as P
+
+import jaxsci as jsci
+
+NEWTON = jsci.solvers.Newton(rtol=1e-12, atol=1e-12)
+START = jnp.array([0.4, 0.7])
+
+
+def newton_unrolled(equations, y):
+    step = lambda y: y - jnp.linalg.solve(jax.jacfwd(equations)(y), equations(y))
+    y = jax.lax.stop_gradient(jax.lax.fori_loop(0, 20, lambda _, y: step(y), y))
+    return step(step(y))
+
+
+def cubic(y, a):
+    return jnp.array([y[0] ** 3 + a[0] * y[1] - 1.0, y[1] ** 3 + jnp.sin(a[1]) * y[0] - 0.5])
+
+
+def contraction(y, a):
+    return 0.4 * jnp.tanh(jnp.array([[0.3, -0.8], [0.5, 0.2]]) @ y + a)
+
+
+def curved(y, a):
+    return jnp.array(
+        [y[0] ** 2 - a[0], y[1] + jnp.exp(0.3 * y[0]) - a[1], a[0] * y[0] * y[1] - 0.3]
+    )
+
+
+def consistent(y, a):
+    return jnp.array([y[0] ** 3 - a[0], (y[1] - a[1]) * (1 + y[0] ** 2), y[0] * (y[1] - a[1])])
+
+
+def bowl(y, a):
+    return 0.25 * jnp.sum(y**4) + 0.5 * jnp.sum((y - a) ** 2) + a[0] * y[0] * y[1] ** 2
+
+
+def circle(x, a):
+    return x[0] ** 2 + x[1] ** 2 - (1 + a[1] ** 2)
+
+
+def pendulum(y, a):
+    return jnp.array([y[1], -a[0] * jnp.sin(y[0]) - a[1] * y[1]])
+
+
+def kkt_equations(y, a):
+    lagrangian = lambda x: jnp.sum((x - a) ** 4) + 0.5 * jnp.sum((x - a) ** 2) + y[2] * circle(x, a)
+    return jnp.append(jax.grad(lagrangian)(y[:2]), circle(y[:2], a))
+
+
+def implicit_euler(step):
+    return jax.lax.scan(lambda y, _: (step(y), None), START, None, length=3)[0]
+
+
+def solved(residual, a):
+    return jsci.solve(residual, NEWTON, START, a, throw=False).value
+
+
+def kkt(a):
+    problem = jsci.KKT(
+        lambda x, a: jnp.sum((x - a) ** 4) + 0.5 * jnp.sum((x - a) ** 2), lambda x, a: circle(x, a)
+    )
+    x, multiplier = jsci.solve(problem, NEWTON, problem.start(START, a), a, throw=False).value
+    return jnp.append(x, multiplier)
+
+
+def euler_equations(y, before, a):
+    return y - before - 0.2 * pendulum(y, a)
+
+
+PROBLEMS = {
+    "root": (
+        lambda a: solved(jsci.Root(cubic), a),
+        lambda a: newton_unrolled(lambda y: cubic(y, a), START),
+    ),
+    "fixed point": (
+        lambda a: solved(jsci.FixedPoint(contraction), a),
+        lambda a: newton_unrolled(lambda y: y - contraction(y, a), START),
+    ),
+    "least squares": (
+        lambda a: solved(jsci.LeastSquares(curved), a),
+        lambda a: newton_unrolled(jax.grad(lambda y: 0.5 * jnp.sum(curved(y, a) ** 2)), START),
+    ),
+    "least squares, Gauss-Newton": (
+        lambda a: solved(jsci.LeastSquares(consistent, gauss_newton=True), a),
+        lambda a: jnp.array([jnp.cbrt(a[0]), a[1]]),
+    ),
+    "minimum": (
+        lambda a: solved(jsci.Stationary(bowl), a),
+        lambda a: newton_unrolled(jax.grad(lambda y: bowl(y, a)), START),
+    ),
+    "equality KKT": (
+        kkt,
+        lambda a: newton_unrolled(lambda y: kkt_equations(y, a), jnp.append(START, 0.0)),
+    ),
+    "implicit Euler": (
+        lambda a: implicit_euler(
+            lambda y0: (
+                jsci.solve(
+                    jsci.Root(lambda y, y0: euler_equations(y, y0, a)), NEWTON, y0, y0, throw=False
+                ).value
+            )
+        ),
+        lambda a: implicit_euler(
+            lambda y0: newton_unrolled(lambda y: euler_equations(y, y0, a), y0)
+        ),
+    ),
+}
+
+MODES = {
+    "grad": lambda f: jax.grad(lambda a: jnp.sum(jnp.sin(f(a)))),
+    "jvp": lambda f: lambda a: jax.jvp(f, (a,), (jnp.array([0.3, -1.0]),))[1],
+    "jacfwd of jacfwd": lambda f: jax.jacfwd(jax.jacfwd(f)),
+    "jacrev of jacrev": lambda f: jax.jacrev(jax.jacrev(f)),
+    "jacfwd of jacrev": lambda f: jax.jacfwd(jax.jacrev(f)),
+    "jacrev of jacfwd": lambda f: jax.jacrev(jax.jacfwd(f)),
+}
+
+SHIFTS = jnp.array([[0.0, 0.0], [0.05, -0.02], [-0.1, 0.04], [0.02, 0.03]])
+
+
+def over_mesh(f, check):
+    mesh = jax.make_mesh((4,), ("lanes",), axis_types=(jax.sharding.AxisType.Auto,))
+
+    def apply(a):
+        lanes = jax.shard_map(
+            lambda shifts: jax.vmap(lambda s: f(a + s))(shifts),
+            mesh=mesh,
+            in_specs=P("lanes"),
+            out_specs=P("lanes"),
+            check_vma=check,
+        )(SHIFTS)
+        return lanes.sum(0)
+
+    return apply
+
+
+TRANSFORMS = {
+    "plain": lambda f: f,
+    "jit": lambda f: f,
+    "vmap": lambda f: lambda a: jax.vmap(lambda s: f(a + s))(SHIFTS).sum(0),
+    "scan": lambda f: (
+        lambda a: jax.lax.scan(
+        lambda c, s: (c + f(a + s), None), jnp.zeros_like(jax.eval_shape(f, a)), SHIFTS
+    )[0]
+    ),
+    "fori_loop": lambda f: lambda a: jax.lax.fori_loop(
+        0, 4, lambda i, c: c + f(a + SHIFTS[i]), jnp.zeros_like(jax.eval_shape(f, a))
+    ),
+    "cond": lambda f: lambda a: jax.lax.cond(a[0] > 0, f, lambda a: 0 * f(a), a),
+    "checkpoint": jax.checkpoint,
+    "shard_map": functools.partial(over_mesh, check=True),
+    "shard_map, unchecked": functools.partial(over_mesh, check=False),
+}
+
+
+def every_mode(f):
+    return lambda a: {name: mode(f)(a) for name, mode in MODES.items()}
+
+
+@functools.cache
+def expected(problem, summed):
+    oracle = PROBLEMS[problem][1]
+    f = (lambda a: jax.vmap(lambda s: oracle(a + s))(SHIFTS).sum(0)) if summed else oracle
+    return jax.jit(every_mode(f))(POINT)
+
+
+POINT = jnp.array([0.8, 0.35])
+SUMMED = ("vmap", "scan", "fori_loop", "shard_map", "shard_map, unchecked")
+
+
+@pytest.mark.parametrize("transform", TRANSFORMS)
+@pytest.mark.parametrize("problem", PROBLEMS)
+def test_derivative(problem, transform):
+    derivatives = every_mode(TRANSFORMS[transform](PROBLEMS[problem][0]))
+    found = derivatives(POINT) if transform == "plain" else jax.jit(derivatives)(POINT)
+    for mode, value in expected(problem, transform in SUMMED).items():
+        np.testing.assert_allclose(found[mode], value, rtol=1e-8, atol=1e-8, err_msg=mode)

@@ -1,0 +1,366 @@
+"""Every public module, forward and gradient in float32, lowers for CUDA and TPU.
+
+`jax.export` lowers on this CPU for other platforms: it stops at a primitive that they do not have
+and at a host callback. It does not run the devices' own compilers.
+"""
+
+import dataclasses
+import importlib
+import inspect
+import math
+import pkgutil
+import re
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.export
+import jax.numpy as jnp
+import lineax as lx
+import pytest
+
+import jaxsci as jsci
+from jaxsci import pde
+from jaxsci.pde import equations, reference
+
+PLATFORMS = ("cuda", "tpu")
+
+# Targets of custom calls that leave the device or exist on CPUs only.
+FORBIDDEN = re.compile(r"callback|lapack_|_cpu|host_", re.IGNORECASE)
+
+
+def _float32(tree):
+    def cast(x):
+        if eqx.is_array(x) and jnp.issubdtype(x.dtype, jnp.floating):
+            return x.astype(jnp.float32)
+        return x
+
+    return jax.tree.map(cast, tree)
+
+
+def lower_for_accelerators(f: Callable, *args: Any) -> str:
+    """Lowers `f(*args)` for CUDA and TPU, as a user there would: in float32, with x64 off.
+
+    Arrays in `f` and in `args` are inputs. Returns the lowered text; raises `AssertionError` if it
+    calls back to the host or calls what only a CPU has.
+    """
+    dynamic, static = eqx.partition((f, args), eqx.is_array)
+    dynamic = _float32(dynamic)
+
+    def program(dynamic):
+        f, args = eqx.combine(dynamic, static)
+        return eqx.filter(f(*args), eqx.is_array)
+
+    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), dynamic)
+    x64 = jax.config.jax_enable_x64
+    jax.config.update("jax_enable_x64", False)
+    try:
+        exported = jax.export.export(jax.jit(program), platforms=PLATFORMS)(shapes)
+    except (NotImplementedError, TypeError, ValueError) as error:
+        # What has no lowering. (For some effects on several platforms, jax 0.10 has a TypeError.)
+        raise AssertionError(f"does not lower for {PLATFORMS}: {error}") from error
+    finally:
+        jax.config.update("jax_enable_x64", x64)
+    assert tuple(exported.platforms) == PLATFORMS
+    text = exported.mlir_module()
+    targets = set(re.findall(r"custom_call\s+@([\w.$]+)", text))
+    targets |= set(re.findall(r'call_target_name\s*=\s*"([^"]+)"', text))
+    found = sorted(t for t in targets if FORBIDDEN.search(t))
+    assert not found, f"calls that an accelerator cannot make on its own: {found}"
+    assert not re.search(r"tensor<(\d+x)*f64>", text), "float64 in a float32 program"
+    return text
+
+
+def scalar(f: Callable) -> Callable:
+    """Σ|·|² over every floating array that `f` returns."""
+
+    def total(operands):
+        f, args = operands
+        leaves = jax.tree.leaves(eqx.filter(f(*args), eqx.is_inexact_array))
+        assert leaves, "a case must return floating arrays, to have a gradient"
+        return sum(jnp.sum(jnp.abs(x) ** 2) for x in leaves)
+
+    # Differentiated in the arrays of f as well as in its arguments.
+    return lambda *args: eqx.filter_grad(total)((f, args))
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    build: Callable[[], tuple]
+    covers: tuple[type, ...]
+    gradient: bool
+
+
+CASES: dict[str, Case] = {}
+
+
+def case(*covers: type, gradient: bool = True):
+    """Adds a case. The function returns (f, *args), with `f(*args)` giving floating arrays.
+
+    `covers` are the public classes that the case stands for. `gradient=False` is for what has no
+    derivative by design.
+    """
+
+    def add(build):
+        CASES[build.__name__] = Case(build, covers, gradient)
+        return build
+
+    return add
+
+
+# Public Equinox classes that no case covers, each with the reason.
+EXEMPT: dict[str, str] = {
+    "jaxsci.pde.Initial": "a record: the name of a field and an array",
+    "jaxsci.pde.datasets.Paper": "draws samples with NumPy, before any program runs",
+    "jaxsci.pde.datasets.Rich": "draws samples with NumPy, before any program runs",
+}
+
+
+def newton():
+    return jsci.solvers.Newton(rtol=1e-4, atol=1e-4)
+
+
+def solved(residual, y0, args, solver=None, adjoint=None):
+    """A front-door solve; `throw=False`, since raising an error needs the host."""
+    adjoint = jsci.ImplicitAdjoint() if adjoint is None else adjoint
+    solver = newton() if solver is None else solver
+    return lambda y0, args: (
+        jsci.solve(residual, solver, y0, args, adjoint=adjoint, throw=False).value
+    ), y0, args  # fmt: skip
+
+
+@case(jsci.Root, jsci.ImplicitAdjoint, jsci.solvers.Newton, jsci.Solution, jsci.Stats)
+def root():
+    residual = jsci.Root(lambda y, a: y**3 + a * y - jnp.roll(y, 1) - 1.0)
+    return solved(residual, jnp.ones(4), jnp.linspace(1.0, 2.0, 4))
+
+
+@case()
+def root_of_a_batch():
+    residual = jsci.Root(lambda y, a: y**3 + a * y - 1.0)
+    solve, y0, args = solved(residual, jnp.ones(4), jnp.linspace(1.0, 2.0, 4))
+    return jax.vmap(solve, (None, 0)), y0, jnp.stack([args, 2 * args])
+
+
+@case(jsci.FixedPoint)
+def fixed_point():
+    residual = jsci.FixedPoint(lambda y, w: jnp.tanh(w @ y + 1.0))
+    return solved(residual, jnp.ones(3), 0.3 * jnp.eye(3))
+
+
+@case(jsci.Stationary)
+def stationary():
+    residual = jsci.Stationary(lambda y, a: jnp.sum((y - a) ** 2) + jnp.sum(y**4))
+    return solved(residual, jnp.ones(3), jnp.arange(3.0))
+
+
+@case(jsci.LeastSquares)
+def least_squares():
+    def fn(y, a):
+        return jnp.concatenate([y**2 - a, y - 1.0])
+
+    exact = solved(jsci.LeastSquares(fn), jnp.ones(3), jnp.arange(1.0, 4.0))
+    rough = solved(jsci.LeastSquares(fn, gauss_newton=True), jnp.ones(3), jnp.arange(1.0, 4.0))
+    return lambda y0, args: (exact[0](y0, args), rough[0](y0, args)), *exact[1:]
+
+
+@case()
+def attach_to_a_given_solution():
+    residual = jsci.Root(lambda y, a: y**2 - a)
+    return (
+        lambda y, a: jsci.attach(residual, y, a),
+        jnp.sqrt(jnp.arange(1.0, 4.0)),
+        jnp.arange(1.0, 4.0),
+    )
+
+
+def linear_solver_case(solver):
+    matrix = jnp.diag(jnp.arange(2.0, 5.0)) + 0.1 * jnp.ones((3, 3))
+    residual = jsci.Root(lambda y, a: a @ y - 1.0)
+    adjoint = jsci.ImplicitAdjoint(linear_solver=solver)
+    return solved(residual, jnp.ones(3), matrix, adjoint=adjoint)
+
+
+@case(jsci.KKT)
+def kkt():
+    residual = jsci.KKT(lambda x, a: jnp.sum((x - a) ** 2), lambda x, a: jnp.sum(x**2) - a[0])
+    args = jnp.arange(1.0, 4.0)
+    return solved(residual, residual.start(jnp.ones(3), args), args)
+
+
+@case(jsci.linear.LU, jsci.linear.Operator)
+def linear_lu():
+    return linear_solver_case(jsci.linear.LU())
+
+
+@case(jsci.linear.Cholesky)
+def linear_cholesky():
+    return linear_solver_case(jsci.linear.Cholesky())
+
+
+@case(jsci.linear.CG)
+def linear_cg():
+    return linear_solver_case(jsci.linear.CG(rtol=1e-5))
+
+
+@case(jsci.linear.GMRES)
+def linear_gmres():
+    return linear_solver_case(jsci.linear.GMRES(rtol=1e-5))
+
+
+def on_a_grid(equation, conditions, *names):
+    """The scheme's residual of `equation` for fields on a small grid."""
+    space = {name: pde.Cells(jnp.linspace(0.0, 1.0, 7)) for name in names}
+    time = {"t": pde.Levels((0.0, 0.1, 0.2, 0.4))} if "t" in equation.coordinates else {}
+    grid = pde.Grid(space | time)
+    size = math.prod(grid.shape)
+    values = {
+        field: (0.2 + jnp.arange(size) / size).reshape(grid.shape) for field in equation.fields
+    }
+
+    def residual(equation, conditions, values):
+        d = grid.fields(values, pde.required(equation), conditions)
+        point = grid.point(next(iter(values.values())).dtype)
+        return pde.pointwise(equation, d, point), grid.weights(jnp.float32)
+
+    return residual, equation, conditions, values
+
+
+def periodic(fields, axes):
+    return tuple(pde.Periodic(field, axis) for field in fields for axis in axes)
+
+
+@case(equations.Heat, pde.Neumann, pde.Dirichlet, pde.Face)
+def heat():
+    conditions = (
+        pde.Dirichlet("u", pde.low("x"), jnp.asarray(1.0)),
+        pde.Neumann("u", pde.high("x"), jnp.asarray(0.5)),
+    )
+    return on_a_grid(equations.Heat(0.1), conditions, "x")
+
+
+@case(equations.Burgers, pde.Grid, pde.Cells, pde.Levels, pde.Derivatives, pde.Point)
+def burgers():
+    return on_a_grid(equations.Burgers(0.1), periodic("u", "x"), "x")
+
+
+@case(equations.DiffusionSorption, pde.Robin)
+def diffusion_sorption():
+    equation = equations.DiffusionSorption()
+    return on_a_grid(equation, equation.conditions(), "x")
+
+
+@case(equations.ReactionDiffusion, pde.Periodic)
+def reaction_diffusion():
+    return on_a_grid(equations.ReactionDiffusion(), periodic("uv", "xy"), "x", "y")
+
+
+@case(equations.NavierStokesVorticity)
+def navier_stokes():
+    equation = equations.NavierStokesVorticity(1e-3)
+    return on_a_grid(equation, periodic(("w", "psi"), "xy"), "x", "y")
+
+
+@case(equations.Poisson)
+def poisson():
+    equation = equations.Poisson(lambda point: jnp.sin(point.x) * point.y)
+    return on_a_grid(equation, periodic("u", "xy"), "x", "y")
+
+
+@case()
+def derivatives_of_a_network():
+    network = eqx.nn.MLP(2, 1, 8, 2, jnp.tanh, key=jax.random.key(0))
+    equation = equations.Burgers(0.1)
+
+    def residual(network, equation, points):
+        def at(p):
+            d = pde.derivatives(network, equation, p)
+            return equation.residual(d, pde.Point({"x": p[0], "t": p[1]}))
+
+        return jax.vmap(at)(points)
+
+    return residual, network, equation, jnp.ones((5, 2))
+
+
+# lineax's derivative of a solve raises its errors through a callback, whatever `throw` was.
+@case(reference.Tridiagonal, gradient=False)
+def tridiagonal():
+    def solve(a, b):
+        operator = lx.TridiagonalLinearOperator(a, a[1:] / 4, a[1:] / 5)
+        return lx.linear_solve(operator, b, reference.Tridiagonal(), throw=False).value
+
+    return solve, jnp.arange(1.0, 6.0), jnp.ones(5)
+
+
+@pytest.mark.parametrize("name", list(CASES))
+def test_forward_lowers(name):
+    f, *args = CASES[name].build()
+    lower_for_accelerators(f, *args)
+
+
+@pytest.mark.parametrize("name", [name for name, c in CASES.items() if c.gradient])
+def test_gradient_lowers(name):
+    f, *args = CASES[name].build()
+    lower_for_accelerators(scalar(f), *args)
+
+
+@pytest.mark.parametrize("name", list(CASES))
+def test_precision_comes_from_the_inputs(name):
+    """float32 arguments give float32 results, although x64 is on."""
+    f, *args = _float32(CASES[name].build())
+    out = jax.tree.leaves(eqx.filter(eqx.filter_eval_shape(f, *args), _is_floating))
+    assert {x.dtype for x in out} == {jnp.dtype(jnp.float32)}
+
+
+def _is_floating(x) -> bool:
+    return isinstance(x, jax.ShapeDtypeStruct) and jnp.issubdtype(x.dtype, jnp.floating)
+
+
+def public_classes() -> dict[str, type]:
+    """Every concrete public Equinox class of jaxsci and its public sub-packages."""
+    names = ["jaxsci"]
+    for info in pkgutil.walk_packages(jsci.__path__, "jaxsci."):
+        if not any(part.startswith("_") for part in info.name.split(".")[1:]):
+            names.append(info.name)
+    found = {}
+    for name in names:
+        module = importlib.import_module(name)
+        package = module.__spec__.submodule_search_locations is not None
+        for short, thing in vars(module).items():
+            if (
+                not short.startswith("_")
+                and inspect.isclass(thing)
+                and issubclass(thing, eqx.Module)
+            ):
+                # A package exports what it imports; a file only what it defines.
+                ours = (
+                    thing.__module__.startswith("jaxsci") if package else thing.__module__ == name
+                )
+                abstract = inspect.isabstract(thing) or short.startswith("Abstract")
+                if ours and not abstract and not getattr(thing, "__abstractvars__", ()):
+                    found.setdefault(f"{name}.{short}", thing)
+    return found
+
+
+def test_every_public_class_has_a_case():
+    covered = {cls for c in CASES.values() for cls in c.covers}
+    classes = public_classes()
+    missing = [n for n, cls in classes.items() if cls not in covered and n not in EXEMPT]
+    assert not missing, f"without a case in CASES or a reason in EXEMPT: {missing}"
+    stale = sorted(set(EXEMPT) - set(classes))
+    assert not stale, f"in EXEMPT but no public class: {stale}"
+
+
+@pytest.mark.parametrize(
+    ("what", "f"),
+    [
+        ("a host callback", lambda x: jax.pure_callback(lambda x: x, x, x)),
+        ("a debug print", lambda x: (jax.debug.print("{}", x), x)[1]),
+        ("an error raised at run time", lambda x: eqx.error_if(x, x.sum() > 0, "no")),
+        ("a CPU-only primitive", lambda x: jnp.linalg.eigvals(jnp.outer(x, x)).real),
+    ],
+)
+def test_the_check_itself_catches(what, f):
+    with pytest.raises(AssertionError, match=r"does not lower|cannot make on its own"):
+        lower_for_accelerators(f, jnp.ones(3))
