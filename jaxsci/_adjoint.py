@@ -15,7 +15,6 @@ import abc
 import dataclasses
 import functools
 import itertools
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -30,7 +29,7 @@ from jax.interpreters import ad, batching, mlir
 from jaxtyping import Array, PyTree
 
 from . import _tree
-from ._residual import AbstractResidual, Pure, hoist
+from ._residual import AbstractResidual, Pure, check_square, hoist
 from .linear import AbstractLinearSolver, Operator, default_solver
 
 
@@ -108,15 +107,7 @@ def _trace(residual: AbstractResidual, y: PyTree[Array], args: PyTree, linear_so
     """The static part of `implicit`, and the arrays that go with it."""
     optimality, own = hoist(lambda y: residual.optimality(y, args), y)
     y = _tree.vary_like(y, own)
-    shapes = [x.shape for x in optimality.shapes]
-    given = [x.shape for x in jtu.tree_leaves(y)]
-    if sum(map(math.prod, shapes)) != sum(map(math.prod, given)):
-        raise ValueError(
-            f"The optimality condition of {type(residual).__name__} returns arrays of shapes {shapes}, "
-            f"but the unknown `y` has shapes {given}. The implicit function theorem needs as many "
-            "equations as unknowns: for more equations than unknowns use `jaxsci.LeastSquares`, for "
-            "fewer add the missing ones."
-        )
+    check_square(residual, optimality, y)
     product = dense = None
     product_consts = dense_consts = ()
     operator = residual.jacobian(y, args)
@@ -153,7 +144,7 @@ class _Rule:
         own, of_product, of_dense, of_solver = _split(consts, self.sizes)
 
         def equations(ys, consts):
-            return _shaped_like(ys, self.residual.flat(consts, *ys))
+            return _tree.shaped_like(ys, self.residual.flat(consts, *ys))
 
         def moved(*values):
             moving = list(own)
@@ -170,7 +161,7 @@ class _Rule:
 
         def mv(v):
             if self.product is not None:
-                return tuple(_shaped_like(ys, self.product.flat(of_product, *ys, *v)))
+                return tuple(_tree.shaped_like(ys, self.product.flat(of_product, *ys, *v)))
             return tuple(jax.jvp(lambda *y: equations(y, own), tuple(ys), tuple(v))[1])
 
         # Only A x = b is differentiated again (by custom_linear_solve); its factors are not.
@@ -197,13 +188,6 @@ class _Rule:
 def _split(items, sizes) -> list[tuple]:
     ends = list(itertools.accumulate(sizes))
     return [tuple(items[end - size : end]) for size, end in zip(sizes, ends, strict=True)]
-
-
-def _shaped_like(ys, leaves) -> list[Array]:
-    """The same scalars in the same order, with the shapes and dtypes of ys."""
-    if [x.shape for x in leaves] != [y.shape for y in ys]:
-        leaves = _tree.unravel(_tree.ravel(list(leaves)), list(ys))
-    return [x.astype(y.dtype) for x, y in zip(leaves, ys, strict=True)]
 
 
 # --- implicit: (y*, θ) ↦ y*, with the derivative of the theorem -------------------------------------

@@ -1,6 +1,7 @@
 """Spine 1: the physics as F(y, θ) = 0."""
 
 import abc
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -49,8 +50,9 @@ class AbstractResidual(eqx.Module):
         return 0.5 * _tree.dot(r, r).real
 
     def fixed_point(self, y: PyTree[Array], args: PyTree[Any]) -> PyTree[Array]:
-        """The map that a fixed-point solver iterates: y − F(y, θ) unless a subclass knows better."""
-        return jtu.tree_map(jnp.subtract, y, self(y, args))
+        """The map that a fixed-point solver iterates: y − F(y, θ), with F the optimality condition,
+        unless a subclass knows better."""
+        return jtu.tree_map(jnp.subtract, y, _tree.shaped_like(y, self.optimality(y, args)))
 
     def normal_equations(self, y: PyTree[Array], args: PyTree[Any]) -> "NormalEquations | None":
         """½‖F‖² and its derivatives in closed form, for least-squares solvers; None if there is none."""
@@ -141,3 +143,16 @@ def hoist(fn: Callable, *y: PyTree[Array]) -> tuple[Pure, tuple[Array, ...]]:
         # Inside shard_map the trace fixes over which mesh axes y varies: over all that θ varies over.
         pure, consts = trace(_tree.vary_like(leaves, consts))
     return pure, consts
+
+
+def check_square(residual: AbstractResidual, optimality: Pure, y: PyTree[Array]) -> None:
+    """Raise `ValueError` unless there are as many equations as unknowns."""
+    shapes = [x.shape for x in optimality.shapes]
+    given = [x.shape for x in jtu.tree_leaves(y)]
+    if sum(map(math.prod, shapes)) != sum(map(math.prod, given)):
+        raise ValueError(
+            f"The optimality condition of {type(residual).__name__} returns arrays of shapes {shapes}, "
+            f"but the unknown `y` has shapes {given}. The implicit function theorem needs as many "
+            "equations as unknowns: for more equations than unknowns use `jaxsci.LeastSquares`, for "
+            "fewer add the missing ones."
+        )

@@ -12,7 +12,7 @@ from jaxtyping import Array, PyTree
 
 from . import _tree
 from ._adjoint import AbstractAdjoint, ImplicitAdjoint
-from ._residual import AbstractResidual, hoist
+from ._residual import AbstractResidual, check_square, hoist
 from ._solution import RESULTS, Solution, Stats
 from .solvers._run import (
     PLAIN,
@@ -112,6 +112,9 @@ def _find(residual, solver, y0, args, max_steps, options) -> Outcome:
     pure, consts = hoist(lambda y: face(y, args), y0)
     consts = _tree.stop_gradient(consts)
     fn = lambda y, consts: (pure(y, consts), None)
+    if entry is optx.root_find:
+        check_square(residual, pure, y0)
+        fn = lambda y, consts: (_tree.shaped_like(y, pure(y, consts)), None)
     if isinstance(solver, PLAIN):
         y0 = _tree.vary_like(y0, consts)
         closed = {} if face is not residual else _closed_forms(residual, y0, args)

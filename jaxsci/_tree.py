@@ -66,6 +66,16 @@ def unravel(vector: Array, like: PyTree[Any]) -> PyTree[Array]:
     return jtu.tree_unflatten(structure, out)
 
 
+def shaped_like(like: PyTree[Array], tree: PyTree[Array]) -> PyTree[Array]:
+    """The same scalars in the same order, with the structure, shapes and dtypes of `like`."""
+    wanted, structure = jtu.tree_flatten(like)
+    leaves = jtu.tree_leaves(tree)
+    if [x.shape for x in leaves] != [x.shape for x in wanted]:
+        return unravel(ravel(leaves), like)
+    cast = [x.astype(w.dtype) for x, w in zip(leaves, wanted, strict=True)]
+    return jtu.tree_unflatten(structure, cast)
+
+
 def size(tree: PyTree[Array]) -> int:
     """Number of scalars in all leaves."""
     return sum(x.size for x in jtu.tree_leaves(tree))

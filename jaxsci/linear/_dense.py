@@ -20,6 +20,15 @@ def _refined(matrix: Array, b: Array, back: Callable) -> Array:
     return x + back(b - jnp.matmul(matrix, x, precision=_PRECISE))
 
 
+def _product(operator: Operator, matrix: Array, transpose: bool) -> Callable:
+    """Of the array, if it was made of products with unit vectors; if somebody has given it, it is no
+    witness for itself: of the operator."""
+    if operator.dense is not None:
+        return (operator.transpose() if transpose else operator).mv
+    a = matrix.T if transpose else matrix
+    return lambda x: _tree.unravel(jnp.matmul(a, _tree.ravel(x), precision=_PRECISE), x)
+
+
 class LU(AbstractLinearSolver):
     """A = P L U with partial pivoting, one step of iterative refinement. O(n³) once, O(n²) a solve.
 
@@ -35,6 +44,9 @@ class LU(AbstractLinearSolver):
         matrix = operator.matrix()
         lu, _, order = jax.lax.linalg.lu(matrix)
         return matrix, lu, order
+
+    def product(self, operator, prepared, transpose):
+        return _product(operator, prepared[0], transpose)
 
     def apply(self, operator, prepared, b, transpose):
         matrix, lu, order = prepared
@@ -72,6 +84,9 @@ class Cholesky(AbstractLinearSolver):
     def prepare(self, operator: Operator):
         matrix = operator.matrix()
         return matrix, jnp.linalg.cholesky(matrix)
+
+    def product(self, operator, prepared, transpose):
+        return _product(operator, prepared[0], transpose)
 
     def apply(self, operator, prepared, b, transpose):
         matrix, factor = prepared

@@ -1,6 +1,7 @@
 """The protocol of the linear solvers, and the check that makes each of them right or loud."""
 
 import abc
+from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
@@ -31,6 +32,10 @@ class AbstractLinearSolver(eqx.Module):
     ) -> tuple[PyTree[Array], Array]:
         """x with A x ≈ b (or Aᵀ x ≈ b), and the number of iterations (0 for a direct solver)."""
 
+    def product(self, operator: Operator, prepared: Any, transpose: bool) -> Callable:
+        """x ↦ A x (or Aᵀ x), with which a solution is checked."""
+        return (operator.transpose() if transpose else operator).mv
+
     def solve(
         self, operator: Operator, prepared: Any, b: PyTree[Array], *, transpose: bool = False
     ) -> tuple[PyTree[Array], Array, Array]:
@@ -44,12 +49,12 @@ class AbstractLinearSolver(eqx.Module):
 
         **Returns:** x, whether the check held, iterations.
         """
-        a = operator.transpose() if transpose else operator
         s = _tree.max_abs(b)
         zero = s == 0
         unit = _tree.scaled(1 / jnp.where(zero, 1, s), b)
         x, iterations = self.apply(operator, prepared, unit, transpose)
-        rho = _tree.norm(_tree.axpy(-1.0, a.mv(x), unit)) / jnp.where(zero, 1, _tree.norm(unit))
+        error = _tree.axpy(-1.0, self.product(operator, prepared, transpose)(x), unit)
+        rho = _tree.norm(error) / jnp.where(zero, 1, _tree.norm(unit))
         limit = jnp.finfo(rho.dtype).eps ** 0.5 if self.check is None else self.check
         ok = (rho <= limit) | zero
         x = _tree.where(ok, _tree.scaled(s, x), jax.tree.map(lambda u: jnp.full_like(u, jnp.nan), x))

@@ -1,0 +1,164 @@
+"""Diffusion–sorption with hard constraints and experts, trained without any solution data.
+
+R(u) uₜ = D uₓₓ on 0 < x < 1, 0 < t ≤ 500 s, from initial values to the whole solution. Four models on the
+same data, network and budget:
+
+- soft:    the network's output is u, and the equation is a penalty;
+- hard:    the network gives 16 basis functions, and a solve finds their coefficients;
+- boxes:   the same with 4 independent experts on disjoint boxes (Chalapathi et al., ICLR 2024);
+- windows: the same with 4 experts under a partition of unity, one consistent solve (ours).
+
+`python examples/diffusion_sorption_experts.py` writes pictures and metrics.json to out/diffusion_sorption.
+"""
+
+import os
+
+os.environ.setdefault("NPROC", "8")  # XLA's thread pool; batched LAPACK can dead-lock in a pool of 2
+
+import argparse
+import dataclasses
+import sys
+from pathlib import Path
+
+import _diffusion_sorption_report as report
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+import jaxsci as jsci
+from jaxsci import layers, nn, pde
+from jaxsci.pde import datasets
+
+KINDS = ("soft", "hard", "boxes", "windows")
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """Sizes of a run."""
+
+    cells: int = 64
+    levels: int = 32
+    basis: int = 16
+    experts: int = 4
+    width: int = 16
+    modes: int = 8
+    steps: int = 300
+    batch: int = 4
+    train: int = 256
+    test: int = 32
+    evaluate_every: int = 50
+    rate: float = 3e-3
+
+
+DEMO = Setting()
+FULL = Setting(levels=64, width=32, modes=16, steps=2000, batch=8, train=2048, test=128, evaluate_every=200)
+SMOKE = Setting(cells=16, levels=8, basis=4, width=4, modes=4, steps=4, train=8, test=2, evaluate_every=2)
+
+
+class Problem:
+    """The grid, the scheme and the blocks that the models share."""
+
+    def __init__(self, setting: Setting, data: datasets.DataSet):
+        self.setting, self.data, self.grid = setting, data, data.grid(order=2)
+        typical = pde.DiffusionSorption()
+        scale = lambda cells=None: layers.SpaceTimeInverse(
+            self.grid, typical, typical.conditions(), reference={"u": 0.1}, cells=cells
+        )
+        self.scheme = layers.Scheme(self.grid, scale())
+        # The soft penalty as in the paper: the plain residual, with its unit scaled to that of u.
+        self.penalty = layers.Scheme(self.grid, layers.MeanSquare(self.grid, scale=self.data.t[-1]))
+        constraint = layers.HardConstraint(self.scheme)
+        boxes = layers.Boxes({"x": setting.experts})
+        self.blocks = {
+            "hard": constraint,
+            "boxes": layers.MixtureOfExperts(constraint, boxes, layers.box_rows(boxes, self.grid, scale)),
+            "windows": layers.MixtureOfExperts(constraint, layers.Windows({"x": setting.experts})),
+        }
+
+    def network(self, kind: str, key) -> nn.FNO:
+        """Three channels in: time level, position, initial value; one or N functions out."""
+        s = self.setting
+        return nn.FNO(3, 1 if kind == "soft" else s.basis, (s.modes, s.modes), width=s.width, key=key)
+
+    def __call__(self, kind: str, network: nn.FNO, initial, diffusivity, freundlich):
+        """The solution for one initial value, with its equation."""
+        equation = pde.DiffusionSorption(diffusivity, freundlich)
+        level = jnp.linspace(-1, 1, self.grid.shape[0])[:, None]
+        channels = jnp.broadcast_arrays(level, 2 * jnp.asarray(self.data.x) - 1, 10 * initial - 1)
+        basis = network(jnp.stack(channels).astype(network.lift.dtype)).astype(initial.dtype)
+        lift = jnp.broadcast_to(initial, self.grid.shape)
+        if kind == "soft":
+            values = self.scheme.combine(jnp.ones(1), basis, lift)
+            zero = jnp.zeros((), int)
+            found = layers.Constrained(values, jnp.ones(1), zero, jsci.RESULTS.successful, zero)
+        else:
+            found = self.blocks[kind](equation, basis, lift, equation.conditions())
+        return equation, found
+
+    def loss(self, kind: str, network: nn.FNO, batch, key):
+        """Mean over the batch of the root-mean-square row of the assembled field; no solution data."""
+        scheme = self.penalty if kind == "soft" else self.scheme
+
+        def one(*sample):
+            equation, found = self(kind, network, *sample)
+            rows = scheme.residual(equation, found.values, equation.conditions())
+            return jnp.linalg.norm(rows), found
+
+        sizes, found = jax.vmap(one)(*batch)
+        metrics = {"steps": found.steps.mean(), "converged": found.converged.mean()}
+        return sizes.mean(), metrics
+
+
+def train(problem: Problem, kind: str, seed: int, folder: Path, restart: bool) -> dict | None:
+    """Train one model and measure it; None if interrupted."""
+    s, samples = problem.setting, problem.data.train
+    key = jax.random.key(seed)
+    schedule = optax.cosine_decay_schedule(s.rate, s.steps, 0.03)
+    result = jsci.train.fit(
+        problem.network(kind, key),
+        lambda network, batch, key: problem.loss(kind, network, batch, key),
+        optax.chain(optax.clip_by_global_norm(1.0), optax.adam(schedule)),
+        (samples.initial, samples.diffusivity, samples.freundlich),
+        steps=s.steps,
+        key=key,
+        batch_size=s.batch,
+        evaluate=lambda network: report.errors(problem, kind, network)[0],
+        evaluate_every=s.evaluate_every,
+        best="relative_l2_mean",
+        directory=folder / kind / f"seed_{seed}",
+        resume=not restart,
+        tag=repr((kind, s)),
+    )
+    return report.measured(problem, kind, result)
+
+
+def main(argv=None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seeds", type=int, default=1, help="how many seeds; the table has medians")
+    parser.add_argument("--full", action="store_true", help="the large setting (about an hour)")
+    parser.add_argument("--smoke", action="store_true", help="a few steps on a tiny grid")
+    parser.add_argument("--rich", action="store_true", help="varying initial fields, D and k")
+    parser.add_argument("--restart", action="store_true", help="start over instead of resuming")
+    parser.add_argument("--out", type=Path, default=Path("out/diffusion_sorption"))
+    options = parser.parse_args(argv)
+    jax.config.update("jax_enable_x64", True)
+    setting = SMOKE if options.smoke else FULL if options.full else DEMO
+    preset = datasets.Rich() if options.rich else datasets.Paper()
+    times = pde.graded(500.0, setting.levels, 3.0)
+    sizes = {"train": setting.train, "test": setting.test, "cells": setting.cells}
+    data = datasets.diffusion_sorption(preset, times=times, **sizes)
+    problem, runs = Problem(setting, data), {kind: [] for kind in KINDS}
+    for seed in range(options.seeds):
+        for kind in KINDS:
+            runs[kind].append(train(problem, kind, seed, options.out, options.restart))
+            if runs[kind][-1]["interrupted"]:
+                print("Interrupted: the best models are kept. Run again to resume; --restart starts over.")
+                return 130
+    report.write(problem, runs, options.out)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
