@@ -29,8 +29,9 @@ from jax.interpreters import ad, batching, mlir
 from jaxtyping import Array, PyTree
 
 from . import _tree
-from ._residual import AbstractResidual, Pure, check_square, hoist
+from ._residual import AbstractResidual, Pure, check_residual, check_square, hoist
 from .linear import AbstractLinearSolver, Operator, default_solver
+from .linear._solver import check_linear_solver
 
 
 class AbstractAdjoint(optx.AbstractAdjoint):
@@ -61,6 +62,9 @@ class ImplicitAdjoint(AbstractAdjoint):
     """
 
     linear_solver: AbstractLinearSolver | None = None
+
+    def __check_init__(self):
+        check_linear_solver(self.linear_solver)
 
     def attach(self, residual, y, args):
         leaves, structure = jtu.tree_flatten(y)
@@ -300,6 +304,17 @@ def attach(
     **Returns:** y, with derivatives of every order.
 
     **Raises:** `ValueError` if there are not as many equations as unknowns; `TypeError` if `y` has a
-    leaf that is not floating or complex.
+    leaf that is not floating or complex, or if `residual` or `adjoint` is none.
     """
+    check_residual(residual)
+    check_adjoint(adjoint)
     return adjoint.attach(residual, y, args)
+
+
+def check_adjoint(value: Any) -> None:
+    """Raise `TypeError` unless `value` is an adjoint of this package."""
+    if not isinstance(value, AbstractAdjoint):
+        raise TypeError(
+            f"`adjoint` is {value!r} of type {type(value).__name__}; expected an adjoint of jaxsci, such "
+            "as jaxsci.ImplicitAdjoint()."
+        )

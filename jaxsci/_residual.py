@@ -58,6 +58,11 @@ class AbstractResidual(eqx.Module):
         """½‖F‖² and its derivatives in closed form, for least-squares solvers; None if there is none."""
         return None
 
+    def value_and_gradient(self, y: PyTree[Array], args: PyTree[Any]) -> tuple[Array, Array] | None:
+        """The objective and its gradient on the raveled unknown in closed form, for minimisers; None if
+        there is none."""
+        return None
+
     def metric(self, y: PyTree[Array], args: PyTree[Any]) -> Array | None:
         """A symmetric positive definite matrix on the raveled unknown, near the Hessian of ½‖F‖², in
         which a least-squares solver measures its steps; None if there is none."""
@@ -143,6 +148,16 @@ def hoist(fn: Callable, *y: PyTree[Array]) -> tuple[Pure, tuple[Array, ...]]:
         # Inside shard_map the trace fixes over which mesh axes y varies: over all that θ varies over.
         pure, consts = trace(_tree.vary_like(leaves, consts))
     return pure, consts
+
+
+def check_residual(value: Any) -> None:
+    """Raise `TypeError` unless `value` is a residual."""
+    if not isinstance(value, AbstractResidual):
+        raise TypeError(
+            f"`residual` is {value!r} of type {type(value).__name__}; expected a jaxsci residual. "
+            "Wrap a function: jaxsci.Root(fn), jaxsci.FixedPoint(fn), jaxsci.Stationary(fn), "
+            "jaxsci.LeastSquares(fn)."
+        )
 
 
 def check_square(residual: AbstractResidual, optimality: Pure, y: PyTree[Array]) -> None:

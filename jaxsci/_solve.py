@@ -11,8 +11,8 @@ import optimistix as optx
 from jaxtyping import Array, PyTree
 
 from . import _tree
-from ._adjoint import AbstractAdjoint, ImplicitAdjoint
-from ._residual import AbstractResidual, check_square, hoist
+from ._adjoint import AbstractAdjoint, ImplicitAdjoint, check_adjoint
+from ._residual import AbstractResidual, check_residual, check_square, hoist
 from ._solution import RESULTS, Solution, Stats
 from .solvers._run import (
     PLAIN,
@@ -67,7 +67,7 @@ def solve(
     remedy when the solve fails and `throw` is True.
     """
     y0 = _checked_guess(y0)
-    _check_problem(residual, solver, max_steps)
+    _check_problem(residual, solver, adjoint, max_steps)
     y0 = _tree.vary_like(y0, residual, args)
     function = residual
     if has_aux:
@@ -117,18 +117,20 @@ def _find(residual, solver, y0, args, max_steps, options) -> Outcome:
         fn = lambda y, consts: (_tree.shaped_like(y, pure(y, consts)), None)
     if isinstance(solver, PLAIN):
         y0 = _tree.vary_like(y0, consts)
-        closed = {} if face is not residual else _closed_forms(residual, y0, args)
+        closed = {} if entry is optx.root_find else _closed_forms(residual, solver, y0, args)
         return iterate(fn, solver, y0, consts, max_steps, residual.tags, closed)
     tags = residual.tags if entry is optx.root_find else frozenset()
     return run_optimistix(entry, fn, solver, y0, consts, max_steps, tags, options)
 
 
-def _closed_forms(residual: AbstractResidual, y0, args) -> dict[str, Any]:
+def _closed_forms(residual: AbstractResidual, solver, y0, args) -> dict[str, Any]:
     """What a residual knows besides its value, as functions of (y, unused), on stopped constants."""
+    least_squares = isinstance(solver, optx.AbstractLeastSquaresSolver)
+    form = residual.normal_equations if least_squares else residual.value_and_gradient
+    forms = {form.__name__: form, "metric": residual.metric}
     known = {}
-    for name in ("normal_equations", "metric"):
-        form = getattr(residual, name)
-        if form(y0, args) is not None:
+    for name, form in forms.items():
+        if jax.eval_shape(form, y0, args) is not None:
             pure, consts = hoist(lambda y, form=form: form(y, args), y0)
             consts = _tree.stop_gradient(consts)
             known[name] = lambda y, _, pure=pure, consts=consts: pure(y, consts)
@@ -145,13 +147,9 @@ _KINDS = (
 )
 
 
-def _check_problem(residual: Any, solver: Any, max_steps: Any) -> None:
-    if not isinstance(residual, AbstractResidual):
-        raise TypeError(
-            f"`residual` is {residual!r} of type {type(residual).__name__}; expected a jaxsci residual. "
-            "Wrap a function: jaxsci.Root(fn), jaxsci.FixedPoint(fn), jaxsci.Stationary(fn), "
-            "jaxsci.LeastSquares(fn)."
-        )
+def _check_problem(residual: Any, solver: Any, adjoint: Any, max_steps: Any) -> None:
+    check_residual(residual)
+    check_adjoint(adjoint)
     if not isinstance(solver, _KINDS):
         raise TypeError(
             f"`solver` is {solver!r} of type {type(solver).__name__}; expected a solver of "

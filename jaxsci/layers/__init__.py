@@ -10,7 +10,7 @@ from ._experts import (
     Boxes as Boxes,
     MixtureOfExperts as MixtureOfExperts,
     Windows as Windows,
-    box_rows as box_rows,
+    interface_jump as interface_jump,
 )
 from ._hard_constraint import (
     Constrained as Constrained,

@@ -3,7 +3,7 @@
 import abc
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import equinox as eqx
@@ -48,9 +48,12 @@ class Windows(AbstractPartition):
     **Arguments:**
 
     - `counts`: axis name → number of parts along it, such as {"x": 4}.
+    - `shared`: every expert uses the same N basis functions. By default each has its own: the basis
+      then has K·N functions, ordered by expert.
     """
 
     counts: tuple[tuple[str, int], ...] = eqx.field(converter=_counts, static=True)
+    shared: bool = eqx.field(static=True, default=False)
 
     @property
     def experts(self):
@@ -69,38 +72,55 @@ class Windows(AbstractPartition):
 
 
 class Boxes(AbstractPartition):
-    """Disjoint equal boxes, each with its own coefficients and its own solve: u = lift + basis · ωₖ in box k.
+    """Disjoint boxes, each with its own coefficients from its own solve: u = lift + basis · ωₖ in box k.
 
-    As in the paper. Nothing couples the experts: the result jumps between boxes, and what each expert
-    satisfies is not the equation of the assembled field where that is non-local. For comparison, and
-    for speed on many devices.
+    Expert k minimises ½‖Dₖ rows(ω)‖² where Dₖ is 1 on the rows of its box and `outside` elsewhere. As in
+    the paper nothing couples the experts: the result jumps between boxes. In the paper an expert sees,
+    beyond its box, the rows of initial and boundary values only; that is `outside = 0` here, where
+    these hold by construction. A small positive weight decides what the box alone leaves open, and
+    turns into the single constraint at 1.
 
     **Arguments:**
 
-    - `counts`: axis name → number of boxes along it, such as {"x": 4}; must divide the cells.
+    - `counts`: axis name → number of boxes along it, such as {"x": 4}.
+    - `outside`: weight in [0, 1] of the rows outside the box.
     """
 
     counts: tuple[tuple[str, int], ...] = eqx.field(converter=_counts, static=True)
+    outside: float = eqx.field(static=True, default=0.1)
+
+    def __check_init__(self):
+        if not 0 <= self.outside <= 1:
+            raise ValueError(f"`outside` is {self.outside}; expected a weight in [0, 1].")
 
     @property
     def experts(self):
         return math.prod(n for _, n in self.counts)
 
-    def slices(self, grid: pde.Grid) -> list[tuple[slice, ...]]:
-        """For every expert, its cells: a slice of each space axis."""
+    def indicators(self, grid: pde.Grid, *, at_rows: bool) -> np.ndarray:
+        """1 in box k and 0 elsewhere, at the values of the grid or at its rows: (K, *shape)."""
         along = []
-        for name, axis in grid.axes.items():
-            if isinstance(axis, pde.Levels):
-                continue
+        for position, (name, axis) in enumerate(grid.axes.items()):
+            shape = [1] * len(grid.axes)
+            shape[position] = -1
+            x = axis.rows() if at_rows else _values(axis)
             count = dict(self.counts).get(name, 1)
-            if axis.size % count:
-                raise ValueError(
-                    f"`counts` asks for {count} boxes along {name!r}, which has {axis.size} cells; "
-                    f"expected a divisor of {axis.size}."
-                )
-            step = axis.size // count
-            along.append([slice(k * step, (k + 1) * step) for k in range(count)])
-        return list(itertools.product(*along))
+            edges = np.linspace(0, x.size, count + 1).round().astype(int)
+            index = np.arange(x.size)
+            inside = [(index >= low) & (index < high) for low, high in itertools.pairwise(edges)]
+            along.append([w.astype(float).reshape(shape) for w in inside])
+        ones = np.ones(grid.row_shape if at_rows else grid.shape)
+        return np.stack([math.prod(parts, start=ones) for parts in itertools.product(*along)])
+
+
+class _Weighted(eqx.Module):
+    """Rows of another scaling, weighted."""
+
+    rows: Callable
+    weight: Array
+
+    def __call__(self, r):
+        return self.weight * self.rows(r)
 
 
 def _values(axis: pde.AbstractAxis) -> np.ndarray:
@@ -127,16 +147,16 @@ class MixtureOfExperts(eqx.Module):
 
     - `constraint`: a `HardConstraint` on a `Scheme`.
     - `partition`: `Windows` (our default) or `Boxes` (the paper's).
-    - `rows`: for `Boxes`, the row scaling of each box with a leading axis of experts; `box_rows`
-      makes it. None: the rows of the scheme, restricted to the box, without further coupling.
     - `mesh`, `axis`: for `Boxes`, a `jax.sharding.Mesh` and the name of its axis over which the
       experts are placed with `jax.shard_map`; their number must be a multiple of the devices'. Each
       device iterates until its own experts are done.
+
+    **Raises:** `TypeError` without a scheme, `ValueError` for axes that the grid does not have or
+    experts that cannot be placed evenly.
     """
 
     constraint: HardConstraint
     partition: AbstractPartition
-    rows: Any = None
     mesh: jax.sharding.Mesh | None = eqx.field(static=True, default=None)
     axis: str = eqx.field(static=True, default="experts")
 
@@ -151,93 +171,87 @@ class MixtureOfExperts(eqx.Module):
         unknown = [name for name, _ in self.partition.counts if name not in names]
         if unknown:
             raise ValueError(f"`partition` cuts along {unknown[0]!r}; the grid has the axes {names}.")
-        if isinstance(self.partition, Boxes) and self.rows is None:
-            raise ValueError(
-                "`rows` is missing: boxes need a row scaling each. Make it with `box_rows(partition, "
-                "grid, lambda cells: SpaceTimeInverse(..., cells=cells))`."
-            )
-        if self.mesh is not None and self.partition.experts % self.mesh.shape[self.axis]:
-            raise ValueError(
-                f"{self.partition.experts} experts cannot be placed evenly on "
-                f"{self.mesh.shape[self.axis]} devices; choose a multiple."
-            )
+        if self.mesh is not None:
+            if isinstance(self.partition, Windows):
+                raise ValueError(
+                    "`mesh` is given with `Windows`, which are one joint solve; expected `Boxes`, or no "
+                    "mesh (batch the samples over the devices instead)."
+                )
+            if self.axis not in self.mesh.shape:
+                raise ValueError(
+                    f"`axis` is {self.axis!r}; the mesh has the axes {tuple(self.mesh.shape)}."
+                )
+            if self.partition.experts % self.mesh.shape[self.axis]:
+                raise ValueError(
+                    f"{self.partition.experts} experts cannot be placed evenly on "
+                    f"{self.mesh.shape[self.axis]} devices; choose a multiple."
+                )
 
     def __call__(
         self, equation: pde.AbstractEquation, basis: Any, lift: Any, conditions: Sequence = ()
     ) -> Constrained:
         """Solve for one sample; batch with `jax.vmap`. Arguments as for `HardConstraint`.
 
-        Every expert uses the same N basis functions: under its own window, or in its own box.
+        `Boxes` share the N functions of the basis; for `Windows` see `Windows.shared`.
         """
         if isinstance(self.partition, Windows):
             windowed = jtu.tree_map(self.windowed, basis)
             return self.constraint(equation, windowed, lift, conditions)
         return self._separately(equation, basis, lift, tuple(conditions))
 
-    def windowed(self, basis: Float[Array, "N ..."]) -> Float[Array, "KN ..."]:
-        """φₖ basisₙ for all k, n, ordered by expert."""
+    def windowed(self, basis: Float[Array, "M ..."]) -> Float[Array, "KN ..."]:
+        """φₖ basisₖₙ for all k, n, ordered by expert."""
         phi = self.partition.windows(self.constraint.discretization.grid)
-        products = jnp.asarray(phi, basis.dtype)[:, None] * basis[None]
+        experts = self.partition.experts
+        if self.partition.shared:
+            own = basis[None]
+        elif basis.shape[0] % experts == 0:
+            own = basis.reshape(experts, -1, *basis.shape[1:])
+        else:
+            raise ValueError(
+                f"`basis` has {basis.shape[0]} functions for {experts} experts; expected a multiple of "
+                f"{experts}, ordered by expert, or `Windows(..., shared=True)`."
+            )
+        products = jnp.asarray(phi, basis.dtype)[:, None] * own
         return products.reshape(-1, *basis.shape[1:])
 
     def _separately(self, equation, basis, lift, conditions) -> Constrained:
         scheme = self.constraint.discretization
-        slices = self.partition.slices(scheme.grid)
-        (whole,) = scheme.blocks(equation, basis, lift, conditions)
+        blocks = scheme.blocks(equation, basis, lift, conditions)
+        inside = self.partition.indicators(scheme.grid, at_rows=True)
+        outside = self.partition.outside
+        dtype = next(iter(blocks[0].basis.values())).dtype
+        weights = jnp.asarray(inside + outside * (1 - inside), dtype)
 
-        def cut(array):
-            lead = (slice(None),) * (array.ndim - len(slices[0]))
-            return jnp.stack([array[(*lead, *cells)] for cells in slices])
-
-        basis_fields, lift_fields = jtu.tree_map(cut, (whole.basis, whole.lift))
-        point = pde.Point({n: cut(whole.law.point[n]) for n in whole.law.point.keys()})
-        law = whole.law
-
-        def one(basis_fields, lift_fields, point, rows, law):
-            local = eqx.tree_at(lambda x: x.point, law, point)
-            return self.constraint.coefficients((Block(basis_fields, lift_fields, local, rows),))
-
-        many = jax.vmap(one, in_axes=(0, 0, 0, 0, None))
-        if self.mesh is not None:
-            spec = jax.sharding.PartitionSpec(self.axis)
-            none = jax.sharding.PartitionSpec()
-            many = jax.shard_map(
-                many,
-                mesh=self.mesh,
-                in_specs=(spec, spec, spec, spec, none),
-                out_specs=spec,
-                check_vma=False,
+        def one(weight, blocks):
+            own = tuple(
+                Block(b.basis, b.lift, b.law, _Weighted(b.rows, weight)) for b in blocks
             )
-        rows = jtu.tree_map(lambda x: jnp.asarray(x, _precision(whole)), self.rows)
-        omega, norm, result, steps = many(basis_fields, lift_fields, point, rows, law)
-        parts = [scheme.combine(omega[k], basis, lift) for k in range(len(slices))]
-        values = jtu.tree_map(lambda *u: _joined(u, slices), *parts)
+            return self.constraint.coefficients(own)
+
+        many = jax.vmap(one, in_axes=(0, None))
+        if self.mesh is not None:
+            spec, everywhere = jax.sharding.PartitionSpec(self.axis), jax.sharding.PartitionSpec()
+            # Nothing inside reduces over the mesh; the derivative with respect to what all experts
+            # share is summed over it by the transpose of the replication.
+            many = jax.shard_map(
+                many, mesh=self.mesh, in_specs=(spec, everywhere), out_specs=spec
+            )
+        omega, norm, result, steps = many(weights, blocks)
+        boxes = jnp.asarray(self.partition.indicators(scheme.grid, at_rows=False), dtype)
+        fields = jax.vmap(lambda w: scheme.combine(w, basis, lift))(omega)
+        values = jtu.tree_map(lambda u: jnp.sum(boxes * u, axis=0), fields)
         return Constrained(values, omega, norm, result, steps)
 
 
-def _precision(block: Block):
-    """The precision of a block."""
-    return next(iter(block.basis.values())).dtype
+def interface_jump(values: Float[Array, "levels cells"], counts: int) -> Float[Array, ""]:
+    """Root-mean-square jump of a field on (time levels, uniform cells) where `counts` equal boxes meet.
 
-
-def _joined(parts: Sequence[Array], slices) -> Array:
-    """In each box, the values of its expert."""
-    out = parts[0]
-    for u, cells in zip(parts[1:], slices[1:], strict=True):
-        index = (..., *cells)
-        out = out.at[index].set(u[index])
-    return out
-
-
-def box_rows(partition: Boxes, grid: pde.Grid, make) -> Any:
-    """The row scalings of all boxes, stacked: `make(cells)` for the cells of every box.
-
-    **Arguments:**
-
-    - `partition`, `grid`: as for `MixtureOfExperts`.
-    - `make`: cells (a slice for each space axis) ↦ a row scaling, such as
-      `lambda cells: SpaceTimeInverse(grid, equation, conditions, reference={"u": 0.1}, cells=cells)`.
+    A jump is how far the step across the interface exceeds the mean of the steps beside it, in the
+    unit of the field; zero for a field that is linear there.
     """
-    each = [make(cells) for cells in partition.slices(grid)]
-    return jtu.tree_map(lambda *x: np.stack(x), *each)
-
+    cells = values.shape[-1]
+    at = np.linspace(0, cells, counts + 1).round().astype(int)[1:-1]
+    steps = values[..., 1:] - values[..., :-1]
+    jumps = steps[..., at - 1] - 0.5 * (steps[..., at - 2] + steps[..., at])
+    return jnp.sqrt(jnp.mean(jumps**2))

@@ -13,8 +13,9 @@ from .. import pde
 from .._adjoint import AbstractAdjoint, ImplicitAdjoint
 from .._solution import RESULTS
 from .._solve import solve
+from ..linear import LU
 from ..residuals import Block, StructuredLeastSquares
-from ..solvers import LevenbergMarquardt
+from ..solvers import BFGS
 from ._discretization import AbstractDiscretization
 
 
@@ -53,7 +54,7 @@ class Constrained(eqx.Module):
 
 
 class HardConstraint(eqx.Module):
-    """u = lift + Σₙ ωₙ basisₙ with ω = argmin ½‖rows(u)‖² + ½ ρ s ‖ω‖², as a differentiable layer.
+    """u = lift + Σₙ ωₙ basisₙ with ω = argmin ½‖rows(u)‖² + ½ ρ ‖ω‖², as a differentiable layer.
 
     The equation is an argument, with its coefficients, so one layer serves every equation and every
     sample. Derivative fields of the basis are computed once; each iteration is a contraction, a
@@ -63,10 +64,11 @@ class HardConstraint(eqx.Module):
     **Arguments:**
 
     - `discretization`: `Scheme(grid, rows)` or `Collocation(points)`.
-    - `solver`: a least-squares solver; `LevenbergMarquardt(rtol=1e-6)` by default.
+    - `solver`: `jaxsci.solvers.BFGS(rtol=1e-6)` (default: the cheapest), `LevenbergMarquardt` (fewest steps),
+      or any least-squares solver or minimiser that `jaxsci.solve` takes.
     - `max_steps`: iterations at most.
-    - `ridge`: ρ (dimensionless), relative to the mean square s of a basis function's rows.
-    - `adjoint`: `jaxsci.ImplicitAdjoint()` by default.
+    - `ridge`: ρ, in squared units of a row per coefficient.
+    - `adjoint`: the implicit rule by default.
     - `gauss_newton`: iterate and differentiate with JᵀJ only: a *wrong* derivative while residuals are
       large. The default is exact.
     - `on_failure`: (coefficients, converged) ↦ coefficients, for solves that did not converge: `hold`
@@ -81,16 +83,18 @@ class HardConstraint(eqx.Module):
     """
 
     discretization: AbstractDiscretization
-    solver: Any = LevenbergMarquardt(rtol=1e-6)
-    max_steps: int = eqx.field(static=True, default=50)
-    ridge: float = eqx.field(static=True, default=1e-10)
-    adjoint: AbstractAdjoint = ImplicitAdjoint()
+    solver: Any = BFGS(rtol=1e-6)
+    max_steps: int = eqx.field(static=True, default=200)
+    ridge: float = eqx.field(static=True, default=1e-8)
+    # Dependent basis functions make the Hessian ill-conditioned, in directions that do not reach u: a
+    # looser check than for systems whose every direction counts.
+    adjoint: AbstractAdjoint = ImplicitAdjoint(LU(check=1e-4))
     gauss_newton: bool = eqx.field(static=True, default=False)
     on_failure: Callable = eqx.field(static=True, default=hold)
 
     def __check_init__(self):
         if not 0 <= self.ridge < 1:
-            raise ValueError(f"`ridge` is {self.ridge}; expected a number in [0, 1), such as 1e-10.")
+            raise ValueError(f"`ridge` is {self.ridge}; expected a number in [0, 1), such as 1e-8.")
 
     def __call__(
         self,

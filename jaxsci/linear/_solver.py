@@ -60,3 +60,12 @@ class AbstractLinearSolver(eqx.Module):
         x = _tree.where(ok, _tree.scaled(s, x), jax.tree.map(lambda u: jnp.full_like(u, jnp.nan), x))
         x = _tree.where(zero, jax.tree.map(jnp.zeros_like, x), x)
         return x, ok, iterations
+
+
+def check_linear_solver(value: Any) -> None:
+    """Raise `TypeError` unless `value` is a linear solver of this package, or None."""
+    if value is not None and not isinstance(value, AbstractLinearSolver):
+        raise TypeError(
+            f"`linear_solver` is {value!r} of type {type(value).__name__}; expected a solver of "
+            "jaxsci.linear, such as jaxsci.linear.GMRES(), or None for a choice by size."
+        )

@@ -73,14 +73,23 @@ class KKT(AbstractResidual):
         shapes = jax.eval_shape(self.equality, x, args)
         return x, jtu.tree_map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
 
-    def __call__(self, y: PyTree[Array], args: PyTree[Any]) -> PyTree[Array]:
-        x, multipliers = y
-        values, pull = jax.vjp(lambda x: self.equality(x, args), x)
-        if jtu.tree_structure(values) != jtu.tree_structure(multipliers):
+    def _pair(self, y):
+        if not isinstance(y, tuple | list) or len(y) != 2:
             raise ValueError(
-                f"`y` is the pair (x, ν); ν has the structure {jtu.tree_structure(multipliers)}, but "
-                f"`equality` returns {jtu.tree_structure(values)}. Make the first guess with "
-                "`KKT(...).start(x, args)`."
+                f"`y` is a pytree of shapes {jtu.tree_map(jnp.shape, y)}; expected the pair (x, ν) of "
+                "unknowns and multipliers. Make the first guess with `KKT(...).start(x, args)`."
+            )
+        return y
+
+    def __call__(self, y: PyTree[Array], args: PyTree[Any]) -> PyTree[Array]:
+        x, multipliers = self._pair(y)
+        values, pull = jax.vjp(lambda x: self.equality(x, args), x)
+        form = lambda tree: jtu.tree_map(jnp.shape, tree)
+        if form(values) != form(multipliers):
+            raise ValueError(
+                f"`y` is the pair (x, ν); ν has shapes {form(multipliers)}, but `equality` returns shapes "
+                f"{form(values)}, and there is one multiplier for each of its scalars. Make the first "
+                "guess with `KKT(...).start(x, args)`."
             )
         (forces,) = pull(_tree.vary_like(multipliers, values))
         gradient = jax.grad(lambda x: _scalar(self.function(x, args), "KKT", "objective"))(x)

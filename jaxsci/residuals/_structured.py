@@ -57,6 +57,16 @@ class Block(eqx.Module):
 
         return self.law(fields), {f: along(f) for f in fields}
 
+    def value_and_gradient(self, omega: Float[Array, " N"]) -> tuple[Array, Array]:
+        """½‖e‖² and Jᵀe, by operations on vectors: the Jacobian is not formed."""
+        fields = self.fields(omega)
+        r, slopes = self.slopes(fields)
+        e, pull = jax.vjp(self.rows, r)
+        (q,) = pull(e)
+        weights = {f: jnp.sum(slopes[f] * q, axis=0) for f in fields}
+        gradient = sum(_contract(self.basis[f], weights[f]) for f in fields)
+        return 0.5 * jnp.vdot(e, e), gradient
+
     def normal(self, omega: Float[Array, " N"], exact: bool) -> NormalEquations:
         """½‖e‖², Jᵀe, JᵀJ and Σᵢ eᵢ ∂²eᵢ in closed form.
 
@@ -119,13 +129,19 @@ def _is_in(variable, live) -> bool:
     return not isinstance(variable, jax.extend.core.Literal) and variable in live
 
 
+def _contract(basis: Float[Array, "N *points"], weights: Float[Array, " *points"]) -> Array:
+    """Σ over points."""
+    flat = basis.reshape(basis.shape[0], -1)
+    return jnp.matmul(flat, weights.reshape(-1), precision=jax.lax.Precision.HIGHEST)
+
+
 def _product(a: Float[Array, "n m"], b: Float[Array, "k m"]) -> Float[Array, "n k"]:
     """a bᵀ."""
     return jnp.matmul(a, b.T, precision=jax.lax.Precision.HIGHEST)
 
 
 class StructuredLeastSquares(AbstractResidual):
-    """min over ω of ½ Σ_b ‖P_b r_b(lift + Σₙ ωₙ basisₙ)‖² + ½ ρ s ‖ω‖².
+    """min over ω of ½ Σ_b ‖P_b r_b(lift + Σₙ ωₙ basisₙ)‖² + ½ ρ ‖ω‖².
 
     Equations of physics are nonlinear pointwise and linear in the derivatives, and the derivatives are
     linear in the coefficients ω. So the fields of every basis function are computed once, an
@@ -134,9 +150,8 @@ class StructuredLeastSquares(AbstractResidual):
     **Arguments:**
 
     - `blocks`: a tuple of `Block`s with the same number of unknowns (equation, conditions, …).
-    - `ridge`: ρ ≥ 0 (dimensionless); s is the mean square of the rows of a basis function under the
-      linearisation at the lift, so that ρ has the same meaning for every problem. It decides what
-      dependent basis functions would leave open.
+    - `ridge`: ρ ≥ 0, in squared units of a row per coefficient; decides what dependent basis functions
+      would leave open.
     - `gauss_newton`: iterate and differentiate with JᵀJ only; see `jaxsci.LeastSquares`.
     - `hessian`: the Hessian at the solution, if it is known already; it spares the derivative one
       evaluation and changes nothing else.
@@ -157,40 +172,39 @@ class StructuredLeastSquares(AbstractResidual):
         basis = self.blocks[0].basis
         return jnp.zeros(self.blocks[0].unknowns, next(iter(basis.values())).dtype)
 
-    def linearised(self) -> tuple[Array, Array]:
-        """Gram matrix (N, N) of the rows linearised at ω = 0, and s, the mean of its diagonal."""
-        gram = sum(block.normal(self.start, exact=False).gram for block in self.blocks)
-        return gram, jnp.trace(gram) / gram.shape[0]
-
-    def _ridge_weight(self) -> Array:
-        """ρ s, by the square of each row and without the Gram matrix."""
-        squares = 0.0
-        for block in self.blocks:
-            _, slopes = block.slopes(block.lift)
-            columns = sum(slopes[f] * block.basis[f][:, None] for f in block.basis)
-            squares = squares + jnp.sum(jax.vmap(block.rows)(columns) ** 2)
-        return self.ridge * squares / self.blocks[0].unknowns
-
     def __call__(self, y: Float[Array, " N"], args: PyTree[Any] = None) -> PyTree[Array]:
         rows = tuple(block(y) for block in self.blocks)
-        return (*rows, jnp.sqrt(self._ridge_weight()) * y) if self.ridge > 0 else rows
+        return (*rows, self.ridge**0.5 * y) if self.ridge > 0 else rows
 
     def optimality(self, y, args=None):
         rows, pull = jax.vjp(lambda y: tuple(block(y) for block in self.blocks), y)
         (gradient,) = pull(rows)
-        return gradient + self._ridge_weight() * y if self.ridge > 0 else gradient
+        return gradient + self.ridge * y if self.ridge > 0 else gradient
 
     def normal_equations(self, y, args=None):
         parts = [block.normal(y, exact=not self.gauss_newton) for block in self.blocks]
         total = jtu.tree_map(lambda *x: sum(x), *parts)
         if self.ridge > 0:
-            total = total.with_ridge(self._ridge_weight(), y)
+            total = total.with_ridge(self.ridge, y)
         return total
 
+    def objective(self, y, args=None):
+        value = sum(0.5 * jnp.sum(block(y) ** 2) for block in self.blocks)
+        return value + 0.5 * self.ridge * jnp.vdot(y, y) if self.ridge > 0 else value
+
+    def value_and_gradient(self, y, args=None):
+        values, gradients = zip(*(block.value_and_gradient(y) for block in self.blocks), strict=True)
+        value, gradient = sum(values), sum(gradients)
+        if self.ridge > 0:
+            value = value + 0.5 * self.ridge * jnp.vdot(y, y)
+            gradient = gradient + self.ridge * y
+        return value, gradient
+
     def metric(self, y, args=None):
-        gram, scale = self.linearised()
-        ridge = max(self.ridge, 10 * float(jnp.finfo(gram.dtype).eps))
-        return gram + ridge * scale * jnp.eye(gram.shape[0], dtype=gram.dtype)
+        gram = sum(block.normal(self.start, exact=False).gram for block in self.blocks)
+        # Positive definite also where basis functions are dependent.
+        small = 10 * float(jnp.finfo(gram.dtype).eps) * jnp.trace(gram) / gram.shape[0]
+        return gram + (self.ridge + small) * jnp.eye(gram.shape[0], dtype=gram.dtype)
 
     def with_hessian(self, hessian):
         return StructuredLeastSquares(self.blocks, self.ridge, self.gauss_newton, hessian)
@@ -201,7 +215,7 @@ class StructuredLeastSquares(AbstractResidual):
                 push = lambda b: jax.jvp(b, (y,), (v,))[1]
                 pull = lambda b, e: jax.vjp(b, y)[1](e)[0]
                 product = sum(pull(b, push(b)) for b in self.blocks)
-                return product + self._ridge_weight() * v if self.ridge > 0 else product
+                return product + self.ridge * v if self.ridge > 0 else product
             return jax.jvp(lambda y: self.optimality(y), (y,), (v,))[1]
 
         known = self.normal_equations(y).hessian if self.hessian is None else self.hessian

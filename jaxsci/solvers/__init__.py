@@ -1,4 +1,5 @@
 """Every way to make a residual vanish: forward only, no derivative code."""
 
+from ._bfgs import BFGS as BFGS
 from ._levenberg_marquardt import LevenbergMarquardt as LevenbergMarquardt
 from ._newton import Newton as Newton

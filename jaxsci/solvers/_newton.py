@@ -11,6 +11,7 @@ from jaxtyping import Array, Bool, PyTree
 from .. import _tree
 from .._solution import RESULTS
 from ..linear import AbstractLinearSolver, Operator, default_solver
+from ..linear._solver import check_linear_solver
 
 
 class _NewtonState(eqx.Module):
@@ -47,6 +48,7 @@ class Newton(optx.AbstractRootFinder):
 
     def __init__(self, rtol: float, atol: float, *, linear_solver=None, halvings: int = 20):
         check_tolerances(rtol, atol)
+        check_linear_solver(linear_solver)
         self.rtol = rtol
         self.atol = atol
         self.linear_solver = linear_solver

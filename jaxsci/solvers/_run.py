@@ -13,10 +13,11 @@ from jaxtyping import Array, PyTree
 
 from .. import _tree
 from .._solution import RESULTS
+from ._bfgs import BFGS
 from ._levenberg_marquardt import LevenbergMarquardt
 from ._newton import Newton
 
-PLAIN = (Newton, LevenbergMarquardt)
+PLAIN = (Newton, LevenbergMarquardt, BFGS)
 """The solvers that run in `iterate`: plain JAX, also inside `jax.shard_map`."""
 
 
