@@ -21,6 +21,7 @@ from typing import Any
 import equinox as eqx
 import equinox.internal as eqxi
 import jax
+import jax.extend.core
 import jax.numpy as jnp
 import jax.tree_util as jtu
 import optimistix as optx
@@ -121,15 +122,35 @@ def _trace(residual: AbstractResidual, y: PyTree[Array], args: PyTree, linear_so
         product, product_consts = hoist(lambda y, v: residual.jacobian(y, args).mv(v), y, y)
         if operator.dense is not None:
             dense, dense_consts = hoist(lambda y: residual.jacobian(y, args).dense, y)
-    arrays, solver = eqx.partition(linear_solver, eqx.is_array)
-    arrays, solver_structure = jtu.tree_flatten(arrays)
-
-    def solver_of(arrays):
-        return eqx.combine(jtu.tree_unflatten(solver_structure, arrays), solver)
-
-    groups = (own, product_consts, dense_consts, tuple(arrays))
+    solver_of, solver_consts = _hoist_solver(linear_solver, y)
+    groups = (own, product_consts, dense_consts, solver_consts)
     rule = _Rule(optimality, product, dense, solver_of, tags, tuple(map(len, groups)))
     return rule, sum(groups, ())
+
+
+def _hoist_solver(linear_solver: AbstractLinearSolver | None, y: PyTree[Array]):
+    """The linear solver as a function of its arrays. A callable in it (a preconditioner) maps vectors of
+    the structure of y; the solver will see the leaves of y as a tuple."""
+    arrays, rest = eqx.partition(linear_solver, eqx.is_array)
+    functions, rest = eqx.partition(rest, callable)
+    arrays, arrays_structure = jtu.tree_flatten(arrays)
+    functions, functions_structure = jtu.tree_flatten(functions)
+    hoisted = [hoist(fn, y) for fn in functions]
+    sizes = (len(arrays), *(len(consts) for _, consts in hoisted))
+
+    def solver_of(operands):
+        arrays, *consts = _split(operands, sizes)
+        bound = [
+            lambda v, pure=pure, c=c: tuple(_tree.shaped_like(list(v), pure.flat(c, *v)))
+            for (pure, _), c in zip(hoisted, consts, strict=True)
+        ]
+        return eqx.combine(
+            jtu.tree_unflatten(arrays_structure, arrays),
+            jtu.tree_unflatten(functions_structure, bound),
+            rest,
+        )
+
+    return solver_of, sum((consts for _, consts in hoisted), tuple(arrays))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -143,50 +164,53 @@ class _Rule:
     tags: frozenset
     sizes: tuple[int, ...]
 
+    def equations(self, ys, own):
+        return _tree.shaped_like(ys, self.residual.flat(own, *ys))
+
+    def mv(self, ys, consts, v):
+        """A v."""
+        own, of_product, _, _ = _split(consts, self.sizes)
+        if self.product is not None:
+            return tuple(_tree.shaped_like(ys, self.product.flat(of_product, *ys, *v)))
+        return tuple(jax.jvp(lambda *y: self.equations(y, own), tuple(ys), tuple(v))[1])
+
+    def operator(self, ys, consts, array=None) -> Operator:
+        """A, with the array of it if that is at hand."""
+        return Operator(lambda v: self.mv(ys, consts, v), tuple(ys), array, self.tags)
+
+    def solver(self, operator, consts) -> AbstractLinearSolver:
+        solver = self.solver_of(_split(consts, self.sizes)[3])
+        return default_solver(operator) if solver is None else solver
+
     def tangent(self, ys, consts, directions, active):
         """ẏ with A ẏ = −B θ̇, for the tangents `directions` of the operands numbered `active`."""
-        own, of_product, of_dense, of_solver = _split(consts, self.sizes)
+        own, _, of_dense, _ = _split(consts, self.sizes)
+        rhs = _along(lambda own: self.equations(ys, own), own, directions, active)
+        rhs = _tree.vary_like([-x for x in rhs], ys)
+        # Only A x = b is differentiated again; its factors are not.
+        ys_, consts_, of_dense = jax.lax.stop_gradient((tuple(ys), tuple(consts), of_dense))
+        array = None if self.dense is None else self.dense.flat(of_dense, *ys_)[0]
+        operator = self.operator(ys_, consts_, array)
+        prepared = array, self.solver(operator, consts_).prepare(operator)
+        prepared, structure = jtu.tree_flatten(prepared)
+        form = _Form(self, len(ys), structure, False, ())
+        return _solve_linear((*ys, *consts, *prepared, *rhs), form)
 
-        def equations(ys, consts):
-            return _tree.shaped_like(ys, self.residual.flat(consts, *ys))
 
-        def moved(*values):
-            moving = list(own)
-            for i, value in zip(active, values, strict=True):
-                moving[i] = value
-            return equations(ys, moving)
+def _along(fn: Callable, operands, directions, active) -> list[Array]:
+    """The derivative of fn(operands) along tangents of the operands numbered `active`."""
 
-        values = tuple(jnp.asarray(own[i]) for i in active)
-        directions = tuple(
-            _tree.vary_like(jnp.asarray(d, v.dtype), v) for d, v in zip(directions, values, strict=True)
-        )
-        _, rhs = jax.jvp(moved, values, directions)
-        rhs = tuple(_tree.vary_like(_tie([-x for x in rhs]), ys))
+    def moved(*values):
+        moving = list(operands)
+        for i, value in zip(active, values, strict=True):
+            moving[i] = value
+        return fn(tuple(moving))
 
-        def mv(v):
-            if self.product is not None:
-                return tuple(_tree.shaped_like(ys, self.product.flat(of_product, *ys, *v)))
-            return tuple(jax.jvp(lambda *y: equations(y, own), tuple(ys), tuple(v))[1])
-
-        # Only A x = b is differentiated again (by custom_linear_solve); its factors are not.
-        fixed = jax.lax.stop_gradient
-        array = None if self.dense is None else self.dense.flat(fixed(of_dense), *fixed(ys))[0]
-        operator = Operator(mv, tuple(ys), array, self.tags)
-        solver = self.solver_of(of_solver)
-        solver = default_solver(operator) if solver is None else solver
-        prepared = fixed(solver.prepare(operator))
-
-        def solve(b, transpose):
-            x, _, _ = solver.solve(operator, prepared, b, transpose=transpose)
-            return _tree.vary_like(x, ys, b)
-
-        dy = jax.lax.custom_linear_solve(
-            lambda v: tuple(_tie(mv(tuple(_tie(v))))),
-            rhs,
-            solve=lambda _, b: solve(b, False),
-            transpose_solve=lambda _, b: solve(b, True),
-        )
-        return tuple(_tree.vary_like(list(dy), ys))
+    values = tuple(jnp.asarray(operands[i]) for i in active)
+    directions = tuple(
+        _tree.vary_like(jnp.asarray(d, v.dtype), v) for d, v in zip(directions, values, strict=True)
+    )
+    return list(jax.jvp(moved, values, directions)[1])
 
 
 def _split(items, sizes) -> list[tuple]:
@@ -194,10 +218,37 @@ def _split(items, sizes) -> list[tuple]:
     return [tuple(items[end - size : end]) for size, end in zip(sizes, ends, strict=True)]
 
 
+def _moves(tangent) -> bool:
+    return type(tangent) is not ad.Zero and jax.typeof(tangent).dtype != jax.dtypes.float0
+
+
+# --- vmap -------------------------------------------------------------------------------------------
+# Both primitives below hold `maps`, the batch axes that `vmap` has added, innermost first, each
+# (axis_data, in_axes). What a batched primitive stands for is the vmap of what it is for one sample, so
+# lanes stay independent.
+
+
+def _mapped(fn: Callable, maps, in_axes: Callable = lambda axes: axes) -> Callable:
+    """fn(operands), batched over `maps`; `in_axes` gives its axes in terms of those of the operands."""
+    for axis, axes in maps:
+        fn = jax.vmap(
+            fn, in_axes(axes), axis_size=axis.size, axis_name=axis.name, spmd_axis_name=axis.spmd_name
+        )
+    return fn
+
+
+def _batched(axis, operands, dims, mapped: range):
+    """The operands with batch axis 0 or none, those numbered `mapped` with one, and their in_axes."""
+    moved = [x if d is None else jnp.moveaxis(x, d, 0) for x, d in zip(operands, dims, strict=True)]
+    for i in mapped:
+        if dims[i] is None:
+            moved[i] = jnp.broadcast_to(moved[i], (axis.size, *moved[i].shape))
+    axes = tuple(0 if i in mapped or d is not None else None for i, d in enumerate(dims))
+    return moved, axes
+
+
 # --- implicit: (y*, θ) ↦ y*, with the derivative of the theorem -------------------------------------
-# Parameters: `rule`, a _Rule for one sample; `n`, the number of leaves of y; `maps`, the batch axes that
-# `vmap` has added since, innermost first, each (axis_data, in_axes). A batched linearisation is the
-# vmap of the linearisation of one sample, so lanes stay independent.
+# Parameters: `rule`, a _Rule for one sample; `n`, the number of leaves of y; `maps`.
 
 implicit_p = Primitive("implicit")
 implicit_p.multiple_results = True
@@ -219,31 +270,16 @@ def _implicit_jvp(operands, tangents, *, rule, n, maps):
     def tangent(ys, consts, directions):
         return rule.tangent(ys, consts, directions, active)
 
-    for axis, axes in maps:
-        own, of_consts = axes[:n], axes[n:]
-        in_axes = (own, of_consts, tuple(of_consts[i] for i in active))
-        tangent = jax.vmap(
-            tangent, in_axes, axis_size=axis.size, axis_name=axis.name, spmd_axis_name=axis.spmd_name
-        )
-    return ys, list(tangent(tuple(ys), tuple(consts), directions))
-
-
-def _moves(tangent) -> bool:
-    return type(tangent) is not ad.Zero and jax.typeof(tangent).dtype != jax.dtypes.float0
+    axes_of = lambda axes: (axes[:n], axes[n:], tuple(axes[n + i] for i in active))
+    return ys, list(_mapped(tangent, maps, axes_of)(tuple(ys), tuple(consts), directions))
 
 
 def _implicit_batch(axis, operands, dims, *, rule, n, maps):
     if all(d is None for d in dims):
         return implicit_p.bind(*operands, rule=rule, n=n, maps=maps), [None] * n
-    moved = [x if d is None else jnp.moveaxis(x, d, 0) for x, d in zip(operands, dims, strict=True)]
     # y* may be the same in all lanes while its derivative is not.
-    ys = [
-        jnp.broadcast_to(x, (axis.size, *x.shape)) if d is None else x
-        for x, d in zip(moved[:n], dims[:n], strict=True)
-    ]
-    axes = (0,) * n + tuple(None if d is None else 0 for d in dims[n:])
-    out = implicit_p.bind(*ys, *moved[n:], rule=rule, n=n, maps=(*maps, (axis, axes)))
-    return out, [0] * n
+    operands, axes = _batched(axis, operands, dims, range(n))
+    return implicit_p.bind(*operands, rule=rule, n=n, maps=(*maps, (axis, axes))), [0] * n
 
 
 implicit_p.def_impl(_identity)
@@ -253,33 +289,109 @@ batching.fancy_primitive_batchers[implicit_p] = _implicit_batch
 mlir.register_lowering(implicit_p, mlir.lower_fun(_identity, multiple_results=True))
 
 
-# --- tie: the identity on several arrays, linear, whose derivatives move together -------------------
-# The transpose of custom_linear_solve wants every leaf of its right-hand side to be linear in θ̇. A leaf
-# that does not depend on θ̇ is a known zero; tied to the others it counts as linear. The same holds one
-# order up for the leaves of Ȧ x, hence the ties around the product.
-
-tie_p = Primitive("tie")
-tie_p.multiple_results = True
+# --- solve_linear: (y*, θ, factors of A, b) ↦ x with A x = b or Aᵀ x = b, linear in b ---------------
+# ẋ solves A ẋ = ḃ − Ȧ x, and the transpose with respect to b is the solve with Aᵀ. Not
+# `lax.custom_linear_solve`: it traces four functions where this traces one; it wants each leaf of b to
+# depend on θ̇; and in shard_map it widens its constants after having traced with narrow ones.
 
 
-def _tie(leaves) -> list[Array]:
-    return list(leaves) if len(leaves) == 1 else tie_p.bind(*leaves)
+@dataclasses.dataclass(frozen=True)
+class _Form:
+    """The static part: what stands behind the operands (*y, *θ, *prepared, *b)."""
+
+    rule: _Rule
+    n: int  # leaves of y, and of b
+    structure: Any  # of (array of A or None, what the linear solver has prepared)
+    transpose: bool
+    maps: tuple
+
+    def run(self, *operands) -> list[Array]:
+        """x, for one sample."""
+        sizes = (self.n, sum(self.rule.sizes), self.structure.num_leaves, self.n)
+        ys, consts, prepared, b = _split(operands, sizes)
+        array, prepared = jtu.tree_unflatten(self.structure, prepared)
+        operator = self.rule.operator(ys, consts, array)
+        solver = self.rule.solver(operator, consts)
+        x, _, _ = solver.solve(operator, prepared, tuple(b), transpose=self.transpose)
+        return _tree.vary_like(list(x), *operands)
 
 
-def _tie_tangents(tangents) -> list[Array]:
-    return tie_p.bind(*(ad.instantiate_zeros(t) for t in tangents))
+class _Traced:
+    """What one `solve_linear` computes, by the types of the operands. It is traced where the types are
+    found, because there, and no longer at lowering, is known what is inside `shard_map`."""
+
+    def __init__(self, form: _Form):
+        self.run = _mapped(form.run, form.maps)
+        self.known: dict[tuple, Any] = {}
+
+    def __call__(self, *types):
+        if types not in self.known:
+            self.known[types] = jax.make_jaxpr(self.run)(*types)
+        return self.known[types]
 
 
-def _same(*operands):
-    return list(operands)
+linear_p = Primitive("solve_linear")
+linear_p.multiple_results = True
 
 
-tie_p.def_impl(_same)
-tie_p.def_abstract_eval(_same)
-ad.primitive_jvps[tie_p] = lambda operands, tangents: (tie_p.bind(*operands), _tie_tangents(tangents))
-ad.primitive_transposes[tie_p] = lambda cotangents, *_: _tie_tangents(cotangents)
-batching.fancy_primitive_batchers[tie_p] = lambda axis, operands, dims: (tie_p.bind(*operands), dims)
-mlir.register_lowering(tie_p, mlir.lower_fun(_same, multiple_results=True))
+def _solve_linear(operands, form: _Form) -> list[Array]:
+    known = operands[: -form.n]
+    b = _tree.vary_like(list(operands[-form.n :]), *known)
+    return linear_p.bind(*known, *b, form=form, traced=_Traced(form))
+
+
+def _linear_jvp(operands, tangents, *, form, traced):
+    xs = linear_p.bind(*operands, form=form, traced=traced)
+    n, rule = form.n, form.rule
+    of_a = n + sum(rule.sizes[:2])
+    active = [i for i, t in enumerate(tangents[:of_a]) if _moves(t)]
+    rhs = [ad.instantiate_zeros(t) for t in tangents[-n:]]
+    if len(active) > 0:
+        theta = n + sum(rule.sizes)
+
+        def moved(operands, xs, directions):
+            def product(operands):
+                a = rule.operator(operands[:n], operands[n:])
+                return (a.transpose() if form.transpose else a).mv(tuple(xs))
+
+            return _along(product, operands, directions, active)
+
+        axes_of = lambda axes: (axes[:theta], (0,) * n, tuple(axes[i] for i in active))
+        directions = tuple(tangents[i] for i in active)
+        change = _mapped(moved, form.maps, axes_of)(tuple(operands[:theta]), tuple(xs), directions)
+        rhs = [b - c for b, c in zip(rhs, change, strict=True)]
+    return xs, _solve_linear((*operands[:-n], *rhs), form)
+
+
+def _linear_transpose(cotangents, *operands, form, traced):
+    n = form.n
+    cotangents = [ad.instantiate_zeros(c) for c in cotangents]
+    form = dataclasses.replace(form, transpose=not form.transpose)
+    out = _solve_linear((*operands[:-n], *cotangents), form)
+    wanted = [ad.is_undefined_primal(b) for b in operands[-n:]]
+    return [None] * (len(operands) - n) + [x if w else None for x, w in zip(out, wanted, strict=True)]
+
+
+def _linear_batch(axis, operands, dims, *, form, traced):
+    n = form.n
+    if all(d is None for d in dims):
+        return linear_p.bind(*operands, form=form, traced=traced), [None] * n
+    operands, axes = _batched(axis, operands, dims, range(len(dims) - n, len(dims)))
+    form = dataclasses.replace(form, maps=(*form.maps, (axis, axes)))
+    return _solve_linear(operands, form), [0] * n
+
+
+def _linear_lowering(context, *operands, form, traced):
+    run = jax.extend.core.jaxpr_as_fun(traced(*context.avals_in))
+    return mlir.lower_fun(run, multiple_results=True)(context, *operands)
+
+
+linear_p.def_impl(lambda *operands, form, traced: traced.run(*operands))
+linear_p.def_abstract_eval(lambda *types, form, traced: list(traced(*types).out_avals))
+ad.primitive_jvps[linear_p] = _linear_jvp
+ad.primitive_transposes[linear_p] = _linear_transpose
+batching.fancy_primitive_batchers[linear_p] = _linear_batch
+mlir.register_lowering(linear_p, _linear_lowering)
 
 
 def attach(
