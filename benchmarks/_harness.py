@@ -129,7 +129,7 @@ def measure(fn: Callable, *args: Any, repeats: int = 5) -> Measurement:
     compiled = jax.jit(program).lower(dynamic).compile()
     compile_s = time.perf_counter() - start
     timed = measure_host(lambda: jax.block_until_ready(compiled(dynamic)), repeats=repeats)
-    return dataclasses.replace(timed, compile_s=compile_s, memory=_memory(compiled))
+    return dataclasses.replace(timed, compile_s=compile_s, memory=memory_of(compiled))
 
 
 def measure_host(fn: Callable, *args: Any, repeats: int = 5) -> Measurement:
@@ -155,7 +155,8 @@ def measure_host(fn: Callable, *args: Any, repeats: int = 5) -> Measurement:
     )
 
 
-def _memory(compiled: jax.stages.Compiled) -> dict[str, int]:
+def memory_of(compiled: jax.stages.Compiled) -> dict[str, int]:
+    """XLA's sizes in bytes, as in `Measurement.memory`."""
     analysis = compiled.memory_analysis()
     if analysis is None:
         return {}
@@ -309,9 +310,7 @@ def main(argv: Sequence[str] | None = None, cases: Mapping[str, str] | None = No
     parser.add_argument("case", metavar="CASE", help="a case, or `list`")
     parser.add_argument("--quick", action="store_true", help="smaller sizes, fewer repeats")
     parser.add_argument("--check", action="store_true", help="exit 1 if a row misses its target")
-    parser.add_argument(
-        "--json", type=pathlib.Path, metavar="FILE", help="also write the rows here"
-    )
+    parser.add_argument("--json", type=pathlib.Path, metavar="FILE", help="also write the rows here")
     options = parser.parse_args(argv)
 
     if options.case == "list":

@@ -22,10 +22,8 @@ import sys
 from pathlib import Path
 
 import _diffusion_sorption_report as report
-import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
 import jaxsci as jsci
@@ -66,9 +64,7 @@ class Problem:
     def __init__(self, setting: Setting, data: datasets.DataSet):
         self.setting, self.data, self.grid = setting, data, data.grid(order=2)
         typical = EQUATION()
-        rows = layers.SpaceTimeInverse(
-            self.grid, typical, typical.conditions(), reference={"u": 0.1}
-        )
+        rows = layers.SpaceTimeInverse(self.grid, typical, typical.conditions(), reference={"u": 0.1})
         self.scheme = layers.Scheme(self.grid, rows)
         hard, parts = layers.HardConstraint(self.scheme), {"x": setting.experts}
         boxes = layers.MixtureOfExperts(hard, layers.Boxes(parts))

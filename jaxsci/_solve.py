@@ -78,9 +78,7 @@ def solve(
     value = _tree.stop_gradient(value)
     equations = residual.optimality(value, _tree.stop_gradient(args))
     size = _tree.norm(jax.lax.stop_gradient(equations)) / max(_tree.size(value), 1) ** 0.5
-    result = RESULTS.where(
-        (result == RESULTS.successful) & ~jnp.isfinite(size), RESULTS.nonfinite, result
-    )
+    result = RESULTS.where((result == RESULTS.successful) & ~jnp.isfinite(size), RESULTS.nonfinite, result)
     if throw:
         # Before the derivative is attached: a check is no part of what is differentiated.
         failed = result != RESULTS.successful
@@ -184,7 +182,7 @@ class _First(eqx.Module):
 
 
 def _without_aux(residual: AbstractResidual) -> AbstractResidual:
-    names = {f for f in vars(residual)}
+    names = set(vars(residual))
     if "fn" not in names:
         raise TypeError(
             f"`has_aux` is True, but {type(residual).__name__} has no single function `fn` that could "

@@ -41,9 +41,7 @@ class StoreError(RuntimeError):
     """A folder could not be written, or what it holds is missing, damaged or foreign."""
 
 
-def save(
-    folder: str | os.PathLike[str], arrays: Mapping[str, np.ndarray], meta: Mapping[str, Any]
-) -> None:
+def save(folder: str | os.PathLike[str], arrays: Mapping[str, np.ndarray], meta: Mapping[str, Any]) -> None:
     """Writes named arrays and a JSON description to `folder`, all or nothing.
 
     At every moment, `folder` holds either what it held before or everything given here: a killed
@@ -140,8 +138,7 @@ def load(
             if sorted(archive.namelist()) != sorted(f"{name}.npy" for name in content["arrays"]):
                 raise _damaged(path, "it does not hold the arrays that the manifest lists")
             arrays = {
-                name: _read_array(archive, path, name, entry)
-                for name, entry in content["arrays"].items()
+                name: _read_array(archive, path, name, entry) for name, entry in content["arrays"].items()
             }
     except (OSError, zipfile.BadZipFile, NotImplementedError) as error:
         raise _damaged(path, f"{type(error).__name__}: {error}") from error
@@ -173,9 +170,7 @@ def sweep(parent: str | os.PathLike[str], *, older_than: float = 0.0) -> list[pa
 
 def _storable(name, array):
     if not isinstance(name, str) or not _ARRAY_NAME.fullmatch(name):
-        raise ValueError(
-            f"The array name {name!r} cannot be stored: give 1 to 1000 printable characters."
-        )
+        raise ValueError(f"The array name {name!r} cannot be stored: give 1 to 1000 printable characters.")
     array = np.asarray(array, order="C")
     if array.dtype.kind in _NATIVE_KINDS or (array.dtype.kind == "V" and _by_name(array.dtype)):
         return array
@@ -247,9 +242,7 @@ def _read_array(archive, path, name, entry):
         data = bytearray(stream.read())
     if len(data) != size or hashlib.sha256(data).hexdigest() != entry["sha256"]:
         raise _damaged(path, f"the array {name!r} does not match its sha256")
-    return (
-        np.frombuffer(data, stored).view(dtype).reshape(shape) if size else np.empty(shape, dtype)
-    )
+    return np.frombuffer(data, stored).view(dtype).reshape(shape) if size else np.empty(shape, dtype)
 
 
 def _read_manifest(path):

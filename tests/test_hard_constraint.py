@@ -152,33 +152,408 @@ def test_the_default_solver_gives_the_same_gradient():
 
 
 def test_gauss_newton_is_right_where_the_residual_vanishes_and_wrong_where_it_does_not():
-    """Linear coefficients k and D make r = 0 unreachable for a few cosines; a manufactured lift makes
-    it reachable: the discrete solution itself."""
-    exact, rough = _layer(ridge=0.0), _layer(ridge=0.0, gauss_newton=True)
+    """Twelve functions on 4 × 3 unknowns reach the discrete solution for all θ; three do not."""
+    grid = pde.Grid({"t": pde.Levels((0.0, 100.0, 200.0, 500.0)), "x": pde.Cells(np.linspace(0, 1, 5))})
+    rows = layers.SpaceTimeInverse(grid, TYPICAL, TYPICAL.conditions(), reference={"u": 0.1})
+    complete = jnp.asarray(np.random.default_rng(0).normal(size=(12, *grid.shape)))
+    lift = jnp.full(grid.shape, 0.5)
 
-    def gradient(layer, lift, source):
-        def loss(scale):
-            theta = THETA | {"lift": lift, "D": scale * THETA["D"]}
-            equation = _equation(theta)
-            (block,) = SCHEME.blocks(equation, BASIS, lift, equation.conditions())
-            # The law minus its value at one field, so that this field solves it for every D.
-            law = lambda f, law=block.law: law(f) - law({n: v + source[n] for n, v in block.lift.items()})
-            moved = layers._hard_constraint.Block(block.basis, block.lift, law, block.rows)
-            omega, *_ = layer.coefficients((moved,))
-            return jnp.sum(jnp.sin(3 * SCHEME.combine(omega, BASIS, lift)))
+    def gradient(basis, gauss_newton):
+        solver = jsci.solvers.LevenbergMarquardt(rtol=1e-12)
+        scheme = layers.Scheme(grid, rows)
+        layer = layers.HardConstraint(
+            scheme, solver, max_steps=500, ridge=0.0, gauss_newton=gauss_newton
+        )
 
-        return jax.jit(jax.grad(loss))(1.0)
+        def loss(basis, D):
+            equation = pde.DiffusionSorption(D)
+            found = layer(equation, basis, lift, equation.conditions())
+            return _loss(found.values), found
 
-    del gradient
+        slopes, found = jax.jit(jax.grad(loss, (0, 1), has_aux=True))(basis, jnp.asarray(5e-4))
+        assert found.converged
+        return slopes, found.residual_norm
 
-    def pair(sources):
-        out = []
-        for layer in (exact, rough):
-            loss = lambda theta, layer=layer: _loss(_with_source(layer, theta, sources))
-            out.append(jax.jit(jax.grad(loss))(THETA)["basis"])
-        return out
+    (basis_right, right), size = gradient(complete, False)
+    (basis_rough, rough), _ = gradient(complete, True)
+    assert size < 1e-11
+    np.testing.assert_allclose(rough, right, rtol=1e-7)
+    np.testing.assert_allclose(basis_rough, 0.0, atol=1e-6)
+    np.testing.assert_allclose(basis_right, 0.0, atol=1e-6)
+    (basis_right, right), size = gradient(complete[:3], False)
+    (basis_rough, rough), _ = gradient(complete[:3], True)
+    assert size > 0.05
+    assert abs(rough / right - 1) > 1e-2
+    assert np.max(np.abs(basis_rough - basis_right)) > 1e-2 * np.max(np.abs(basis_right))
 
-    right, wrong = pair(0.0)
-    assert np.max(np.abs(right - wrong)) > 1e-3 * np.max(np.abs(right))
-    right, also = pair(1.0)
-    np.testing.assert_allclose(also, right, rtol=0, atol=1e-7 * np.max(np.abs(right)))
+
+# --- failure policies ---------------------------------------------------------------------------
+
+
+def _batch(layer, lifts):
+    """Loss of every lane, and what the layer reports."""
+
+    def one(lift, D):
+        equation = pde.DiffusionSorption(D)
+        found = layer(equation, BASIS, lift, equation.conditions())
+        return _loss(found.values), found
+
+    return jax.vmap(one)(lifts, jnp.full(lifts.shape[:1], 5e-4))
+
+
+# The second lane starts at its solution (zero basis coefficients solve it): it needs no step.
+def _lanes():
+    equation = pde.DiffusionSorption()
+    solved = _apply(_layer(ridge=0.0), THETA)
+    del equation
+    return jnp.stack([LIFT, solved.values])
+
+
+@pytest.mark.parametrize("policy", [layers.hold, layers.poison])
+def test_failure_policies(policy):
+    lifts = _lanes()
+    # Rounding of the first lane's solution is below this tolerance; one step is not enough from far.
+    solver = jsci.solvers.LevenbergMarquardt(rtol=1e-6)
+    strict = _layer(solver=solver, ridge=0.0, max_steps=1, on_failure=policy)
+    free = _layer(solver=solver, ridge=0.0)
+
+    def total(layer):
+        def run(lifts, D):
+            def one(lift):
+                equation = pde.DiffusionSorption(D)
+                found = layer(equation, BASIS, lift, equation.conditions())
+                return _loss(found.values), found
+
+            losses, found = jax.vmap(one)(lifts)
+            return losses, found
+
+        return run
+
+    D = jnp.asarray(5e-4)
+    losses, found = jax.jit(total(strict))(lifts, D)
+    np.testing.assert_array_equal(found.converged, [False, True])
+    np.testing.assert_array_equal(
+        found.result == jsci.RESULTS.nonlinear_max_steps_reached, [True, False]
+    )
+    per_lane = lambda layer: jax.jit(jax.jacrev(lambda D: total(layer)(lifts, D)[0]))(D)
+    slopes, wanted = per_lane(strict), per_lane(free)
+    assert abs(wanted[1]) > 1.0
+    np.testing.assert_allclose(slopes[1], wanted[1], rtol=1e-10)
+    gradient = jax.jit(jax.jacrev(lambda lifts: total(strict)(lifts, D)[0]))(lifts)
+    reference = jax.jit(jax.jacrev(lambda lifts: total(free)(lifts, D)[0]))(lifts)
+    np.testing.assert_allclose(gradient[1, 1], reference[1, 1], rtol=1e-10, atol=1e-12)
+    np.testing.assert_array_equal(gradient[1, 0], 0.0)
+    if policy is layers.poison:
+        assert np.all(np.isnan(found.coefficients[0])) and np.isnan(losses[0])
+        assert np.all(np.isfinite(found.coefficients[1])) and np.isfinite(losses[1])
+    else:
+        assert np.all(np.isfinite(losses))
+        # D reaches the values only through the coefficients.
+        assert slopes[0] == 0.0
+        # The lift reaches them directly as well: that part stays, and only that.
+        direct = jax.grad(lambda lift: _loss(SCHEME.combine(found.coefficients[0], BASIS, lift)))
+        np.testing.assert_allclose(gradient[0, 0], direct(lifts[0]), rtol=1e-12)
+
+
+def test_jit_vmap_and_precision():
+    layer = _layer(solver=jsci.solvers.BFGS(rtol=1e-4))
+    lifts = jnp.linspace(0.1, 0.6, 3)[:, None, None] * jnp.ones(GRID.shape)
+    many = jax.jit(jax.vmap(lambda lift: _apply(layer, THETA | {"lift": lift})))(lifts)
+    assert many.values.shape == (3, *GRID.shape) and np.all(many.converged)
+    assert len(set(np.asarray(many.steps).tolist())) > 1
+    one = jax.jit(lambda lift: _apply(layer, THETA | {"lift": lift}))
+    for i in range(3):
+        single = one(lifts[i])
+        np.testing.assert_allclose(many.values[i], single.values, rtol=0, atol=1e-10)
+        assert int(many.steps[i]) == int(single.steps)
+    narrow = jax.tree.map(lambda x: x.astype(jnp.float32), THETA)
+    found = jax.jit(lambda theta: _apply(layer, theta))(narrow)
+    wide = one(THETA["lift"])
+    assert found.values.dtype == jnp.float32 and found.converged
+    np.testing.assert_allclose(found.values, wide.values, atol=2e-4)
+    np.testing.assert_array_equal(found.values[0], narrow["lift"][0])
+
+
+# --- discretizations ----------------------------------------------------------------------------
+
+
+def test_scheme_of_a_plane_equation_with_two_fields():
+    """A complete basis reaches the discrete solution of the FitzHugh–Nagumo system."""
+    grid = pde.Grid(
+        {
+            "t": pde.Levels((0.0, 0.1, 0.3)),
+            "x": pde.Cells(np.linspace(0, 1, 4)),
+            "y": pde.Cells(np.linspace(0, 1, 3)),
+        }
+    )
+    equation = pde.ReactionDiffusion()
+    conditions = tuple(pde.Periodic(f, a) for f in "uv" for a in "xy")
+    random = np.random.default_rng(0)
+    count = 2 * 2 * 3 * 2
+    basis = {f: jnp.asarray(random.normal(size=(count, *grid.shape))) for f in "uv"}
+    lift = {
+        f: jnp.broadcast_to(jnp.asarray(random.uniform(size=(3, 2))), grid.shape) for f in "uv"
+    }
+    scheme = layers.Scheme(
+        grid,
+        layers.SpaceTimeInverse(grid, equation, conditions, reference={"u": 0.3, "v": 0.2}),
+    )
+    layer = layers.HardConstraint(scheme, SOLVER, ridge=0.0)
+    found = jax.jit(lambda basis, lift: layer(equation, basis, lift, conditions))(basis, lift)
+    assert found.converged and found.residual_norm < 1e-11
+    assert set(found.values) == {"u", "v"}
+    # By the definition of the schemes, level by level.
+    weights = grid.axes["t"].weights()
+    laplace = lambda w: sum(
+        (np.roll(w, 1, i) - 2 * w + np.roll(w, -1, i)) / h**2 for i, h in ((0, 1 / 3), (1, 1 / 2))
+    )
+    u, v = (np.asarray(found.values[f]) for f in "uv")
+    for level in (1, 2):
+        rate = lambda w, level=level: sum(
+            weights[s, level - 1] * w[level - s] for s in range(level + 1)
+        )
+        a, b = u[level], v[level]
+        np.testing.assert_allclose(
+            rate(u), 1e-3 * laplace(a) + a - a**3 - 5e-3 - b, rtol=0, atol=1e-10
+        )
+        np.testing.assert_allclose(rate(v), 5e-3 * laplace(b) + a - b, rtol=0, atol=1e-10)
+    for f in "uv":
+        np.testing.assert_array_equal(found.values[f][0], lift[f][0])
+
+
+def test_faces_hold_exactly_whatever_the_coefficients():
+    """The stencils eliminate the conditions: the flux balance of the last cell has the outflow in it."""
+    omega = jnp.arange(1.0, 7.0)
+    values = SCHEME.combine(omega, BASIS, LIFT)
+    np.testing.assert_array_equal(values[0], LIFT[0])
+    (block,) = SCHEME.blocks(TYPICAL, BASIS, LIFT, TYPICAL.conditions())
+    d = GRID.fields({"u": values}, pde.required(TYPICAL), TYPICAL.conditions())
+    for name, array in block.fields(omega).items():
+        np.testing.assert_allclose(array, d[name], rtol=1e-10, atol=1e-9, err_msg=name)
+
+
+KAPPA = 0.1
+
+
+def _exact(p):
+    """A solution of u_t = κ u_xx, and the second basis function; p is (x, t)."""
+    return jnp.exp(-KAPPA * jnp.pi**2 * p[1]) * jnp.sin(jnp.pi * p[0])
+
+
+class Value(pde.Equation):
+    """u = g(x)."""
+
+    coordinates = ("x", "t")
+    fields = ("u",)
+
+    def residual(self, d, point):
+        return d.u - jnp.sin(jnp.pi * point.x)
+
+
+def _functions(p):
+    """None of the first is a solution."""
+    s = jnp.sin(jnp.pi * p[0])
+    return jnp.stack([s, s * p[1], _exact(p), p[0] * (1 - p[0]) * p[1], s * p[1] ** 2])
+
+
+@pytest.mark.parametrize("solver", [SOLVER, jsci.solvers.BFGS(rtol=1e-11)])
+def test_collocation_recovers_an_exact_solution(solver):
+    points = jax.random.uniform(jax.random.key(0), (60, 2))
+    initial = jnp.stack([jnp.linspace(0.05, 0.95, 9), jnp.zeros(9)], axis=1)
+    collocation = layers.Collocation(points, 1.0, ((Value(), initial, 1.0),))
+    layer = layers.HardConstraint(collocation, solver, ridge=0.0)
+
+    def solve(kappa):
+        return layer(pde.Heat(kappa), _functions, lambda p: 0.0 * p[0])
+
+    found = eqx.filter_jit(lambda kappa: solve(kappa).coefficients)(KAPPA)
+    np.testing.assert_allclose(found, [0, 0, 1, 0, 0], atol=1e-8)
+    values = jax.vmap(lambda p: solve(KAPPA).values(p))(points[:3])
+    np.testing.assert_allclose(values, jax.vmap(_exact)(points[:3]), atol=1e-8)
+
+
+def test_condition_rows_and_their_scale():
+    """Rows are scale · r / √m, for the equation and for each condition."""
+    points = jax.random.uniform(jax.random.key(0), (7, 2))
+    initial = jnp.stack([jnp.linspace(0.05, 0.95, 4), jnp.zeros(4)], axis=1)
+    collocation = layers.Collocation(points, 3.0, ((Value(), initial, 5.0),))
+    lift = lambda p: p[0] ** 2 * p[1]
+    law, start = collocation.blocks(pde.Heat(KAPPA), _functions, lift)
+    omega = jnp.arange(1.0, 6.0)
+    u = collocation.combine(omega, _functions, lift)
+    r = jax.vmap(lambda p: jax.grad(u)(p)[1] - KAPPA * jax.hessian(u)(p)[0, 0])(points)
+    np.testing.assert_allclose(law(omega)[0], 3 * r / 7**0.5, rtol=1e-10, atol=1e-12)
+    r = jax.vmap(lambda p: u(p) - jnp.sin(jnp.pi * p[0]))(initial)
+    np.testing.assert_allclose(start(omega)[0], 5 * r / 4**0.5, rtol=1e-10, atol=1e-12)
+
+
+# --- row scalings -------------------------------------------------------------------------------
+
+
+class Heat2(pde.Equation):
+    """u_t = 0.3 (u_xx + u_yy) + 0.2 u_x in the plane."""
+
+    coordinates = ("x", "y", "t")
+    fields = ("u",)
+
+    def residual(self, d, point):
+        return d.u_t - 0.3 * (d.u_xx + d.u_yy) - 0.2 * d.u_x
+
+
+def _line(order):
+    axes = {
+        "t": pde.Levels((0.0, 0.1, 0.15, 0.4, 0.7), order),
+        "x": pde.Cells(np.array([0, 0.2, 0.3, 0.6, 1.0])),
+    }
+    conditions = (pde.Dirichlet("u", pde.low("x"), 0.7), pde.Robin("u", pde.high("x"), 1.0, 0.5, 0.2))
+    return pde.Grid(axes), pde.Heat(0.3), conditions
+
+
+def _plane(order):
+    axes = {
+        "t": pde.Levels((0.0, 0.1, 0.25, 0.4), order),
+        "x": pde.Cells(np.linspace(0, 1, 5)),
+        "y": pde.Cells(np.linspace(0, 2, 4)),
+    }
+    conditions = (
+        pde.Dirichlet("u", pde.low("x"), 0.7),
+        pde.Neumann("u", pde.high("x"), 0.1),
+        pde.Periodic("u", "y"),
+    )
+    return pde.Grid(axes), Heat2(), conditions
+
+
+def _march(grid, equation, conditions, initial):
+    """The discrete solution, by one dense solve for all levels at once."""
+    shape = grid.shape
+
+    def rows(rest):
+        values = jnp.concatenate([initial[None], rest.reshape(shape[0] - 1, *shape[1:])])
+        d = grid.fields({"u": values}, pde.required(equation), conditions)
+        return pde.pointwise(equation, d, grid.point())[0].reshape(-1)
+
+    zero = jnp.zeros((shape[0] - 1) * initial.size)
+    matrix, offset = jax.jit(jax.jacfwd(rows))(zero), rows(zero)
+    rest = np.linalg.solve(matrix, -offset)
+    return jnp.concatenate([initial[None], rest.reshape(shape[0] - 1, *shape[1:])])
+
+
+@pytest.mark.parametrize("order", [1, 2, 3])
+@pytest.mark.parametrize("make", [_line, _plane], ids=["line", "plane"])
+def test_space_time_inverse_turns_residuals_into_errors(make, order):
+    """For a linear equation rows(u) = √(w/Σw) (u − u*), whatever u."""
+    grid, equation, conditions = make(order)
+    random = np.random.default_rng(0)
+    initial = jnp.asarray(random.normal(size=grid.shape[1:]))
+    star = _march(grid, equation, conditions, initial)
+    rows = layers.SpaceTimeInverse(grid, equation, conditions, reference={"u": 0.0})
+    scheme = layers.Scheme(grid, rows)
+    residual = jax.jit(lambda values: scheme.residual(equation, values, conditions))
+    assert np.max(np.abs(residual(star))) < 1e-12
+    other = star + jnp.asarray(random.normal(size=grid.shape)).at[0].set(0.0)
+    measure = grid.weights() / jnp.sum(grid.weights())
+    wanted = jnp.sqrt(measure) * (other - star)[1:]
+    np.testing.assert_allclose(residual(other)[0], wanted, rtol=0, atol=1e-10)
+
+
+def test_space_time_inverse_of_a_stationary_equation():
+    grid = pde.Grid({"x": pde.Cells(np.linspace(0, 1, 5)), "y": pde.Cells(np.linspace(0, 1, 4))})
+    equation = pde.Poisson(lambda point: jnp.sin(point.x) * point.y)
+    conditions = (
+        pde.Dirichlet("u", pde.low("x"), 0.3),
+        pde.Neumann("u", pde.high("x"), 0.1),
+        pde.Periodic("u", "y"),
+    )
+    rows = layers.SpaceTimeInverse(grid, equation, conditions, reference={"u": 0.0})
+    scheme = layers.Scheme(grid, rows)
+    residual = lambda u: scheme.residual(equation, u.reshape(grid.shape), conditions).reshape(-1)
+    zero = jnp.zeros(12)
+    # √(1/12) times the identity, since rows are errors.
+    np.testing.assert_allclose(jax.jacfwd(residual)(zero), np.eye(12) / 12**0.5, atol=1e-10)
+
+
+def test_space_time_inverse_of_cells_counts_what_lies_outside_as_zero():
+    grid, equation, conditions = _line(2)
+    rows = layers.SpaceTimeInverse(
+        grid, equation, conditions, reference={"u": 0.0}, cells=(slice(1, 3),)
+    )
+    random = np.random.default_rng(0)
+    error = jnp.zeros(grid.shape).at[1:, 1:3].set(random.normal(size=(4, 2)))
+    linear = grid.fields({"u": error}, pde.required(equation), conditions, homogeneous=True)
+    r = jnp.stack(pde.pointwise(equation, linear, grid.point()))[:, :, 1:3]
+    measure = (grid.weights() / jnp.sum(grid.weights()))[:, 1:3]
+    np.testing.assert_allclose(rows(r)[0], jnp.sqrt(measure) * error[1:, 1:3], atol=1e-12)
+
+
+def test_mean_square_is_the_mean_over_the_domain():
+    grid, equation, conditions = _line(2)
+    rows = layers.MeanSquare(grid, scale=3.0)
+    ones = jnp.ones((1, *grid.row_shape))
+    np.testing.assert_allclose(jnp.sum(rows(2 * ones) ** 2), 36.0, rtol=1e-12)
+    values = jnp.asarray(np.random.default_rng(0).normal(size=grid.shape))
+    r = layers.Scheme(grid, rows).residual(equation, values, conditions)
+    d = grid.fields({"u": values}, pde.required(equation), conditions)
+    squares = pde.pointwise(equation, d, grid.point())[0] ** 2
+    widths = grid.weights()
+    mean = jnp.sum(widths * squares) / jnp.sum(widths)
+    np.testing.assert_allclose(jnp.sum(r**2), 9 * mean, rtol=1e-12)
+
+
+# --- mistakes -----------------------------------------------------------------------------------
+
+
+class Mixed(pde.Equation):
+    coordinates = ("x", "t")
+    fields = ("u",)
+
+    def residual(self, d, point):
+        return d.u_t - d.u_xt
+
+
+class Over(pde.Equation):
+    coordinates = ("x", "t")
+    fields = ("u",)
+
+    def residual(self, d, point):
+        return d.u_t, d.u_x
+
+
+class Singular(pde.Equation):
+    coordinates = ("x", "t")
+    fields = ("u",)
+
+    def residual(self, d, point):
+        return 0.0 * d.u
+
+
+def _inverse(equation=TYPICAL, reference=None, axes=None):
+    reference = {"u": 0.1} if reference is None else reference
+    grid = GRID if axes is None else pde.Grid({name: GRID.axes[name] for name in axes})
+    return layers.SpaceTimeInverse(grid, equation, TYPICAL.conditions(), reference=reference)
+
+
+@pytest.mark.parametrize(
+    ("call", "match"),
+    [
+        (lambda: _layer(ridge=-1.0), "`ridge` is -1"),
+        (lambda: _layer()(TYPICAL, BASIS[:, :3], LIFT, TYPICAL.conditions()), "`basis` has shape"),
+        (lambda: _layer()(TYPICAL, BASIS, LIFT[1:], TYPICAL.conditions()), "`lift` has shape"),
+        (lambda: _layer()(TYPICAL, {"v": BASIS}, LIFT), "`basis` has shape None for the field 'u'"),
+        (lambda: _layer()(TYPICAL, BASIS, LIFT), "needs a condition"),
+        (lambda: _layer()(pde.ReactionDiffusion(), BASIS, LIFT), "`basis` is one array"),
+        (
+            lambda: layers.Collocation(jnp.ones((2, 2))).blocks(
+                TYPICAL, _functions, _exact, TYPICAL.conditions()
+            ),
+            "`conditions` of faces are for `Scheme`",
+        ),
+        (lambda: _inverse(reference={}), "`reference` has the fields"),
+        (lambda: _inverse(Mixed()), "mixes time and space"),
+        (lambda: _inverse(Over()), "2 equations for 1 fields"),
+        (lambda: _inverse(Singular()), "singular time level"),
+        (lambda: _inverse(axes=("x", "t")), "expected the time axis 't' first"),
+    ],
+)
+def test_mistakes_are_named(call, match):
+    with pytest.raises(ValueError, match=match):
+        call()

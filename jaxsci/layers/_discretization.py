@@ -66,8 +66,8 @@ class Scheme(AbstractDiscretization):
         shape = self.grid.row_shape
         return (
             Block(
-                {f: jnp.moveaxis(linear[f], -1, 0) for f in linear.keys()},
-                {f: full[f] for f in full.keys()},
+                {f: jnp.moveaxis(linear[f], -1, 0) for f in linear},
+                {f: full[f] for f in full},
                 _Law(equation, self._points(shape, next(iter(lift.values())).dtype)),
                 self.rows,
             ),
@@ -93,11 +93,11 @@ class Scheme(AbstractDiscretization):
         values = self._named(equation, values, "values")
         d = self.grid.fields(values, pde.required(equation), conditions)
         law = _Law(equation, self._points(self.grid.row_shape, None))
-        return self.rows(law({f: d[f] for f in d.keys()}))
+        return self.rows(law({f: d[f] for f in d}))
 
     def _points(self, shape, dtype) -> pde.Point:
         point = self.grid.point(dtype)
-        return pde.Point({name: jnp.broadcast_to(point[name], shape) for name in point.keys()})
+        return pde.Point({name: jnp.broadcast_to(point[name], shape) for name in point})
 
     def _mask(self, dtype) -> Array:
         """Zero at the initial level, one elsewhere."""
@@ -187,4 +187,4 @@ class _Times(eqx.Module):
 
 
 def _plain(d: pde.Derivatives) -> dict[str, Array]:
-    return {name: d[name] for name in d.keys()}
+    return {name: d[name] for name in d}

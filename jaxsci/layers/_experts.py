@@ -33,9 +33,7 @@ class AbstractPartition(eqx.Module):
 def _counts(parts: Mapping[str, int]) -> tuple[tuple[str, int], ...]:
     for name, count in dict(parts).items():
         if isinstance(count, bool) or not isinstance(count, int) or count < 1:
-            raise ValueError(
-                f"`counts` has {count!r} parts along {name!r}; expected a whole number ≥ 1."
-            )
+            raise ValueError(f"`counts` has {count!r} parts along {name!r}; expected a whole number ≥ 1.")
     return tuple(dict(parts).items())
 
 
@@ -178,9 +176,7 @@ class MixtureOfExperts(eqx.Module):
                     "mesh (batch the samples over the devices instead)."
                 )
             if self.axis not in self.mesh.shape:
-                raise ValueError(
-                    f"`axis` is {self.axis!r}; the mesh has the axes {tuple(self.mesh.shape)}."
-                )
+                raise ValueError(f"`axis` is {self.axis!r}; the mesh has the axes {tuple(self.mesh.shape)}.")
             if self.partition.experts % self.mesh.shape[self.axis]:
                 raise ValueError(
                     f"{self.partition.experts} experts cannot be placed evenly on "
@@ -224,9 +220,7 @@ class MixtureOfExperts(eqx.Module):
         weights = jnp.asarray(inside + outside * (1 - inside), dtype)
 
         def one(weight, blocks):
-            own = tuple(
-                Block(b.basis, b.lift, b.law, _Weighted(b.rows, weight)) for b in blocks
-            )
+            own = tuple(Block(b.basis, b.lift, b.law, _Weighted(b.rows, weight)) for b in blocks)
             return self.constraint.coefficients(own)
 
         many = jax.vmap(one, in_axes=(0, None))
@@ -234,9 +228,7 @@ class MixtureOfExperts(eqx.Module):
             spec, everywhere = jax.sharding.PartitionSpec(self.axis), jax.sharding.PartitionSpec()
             # Nothing inside reduces over the mesh; the derivative with respect to what all experts
             # share is summed over it by the transpose of the replication.
-            many = jax.shard_map(
-                many, mesh=self.mesh, in_specs=(spec, everywhere), out_specs=spec
-            )
+            many = jax.shard_map(many, mesh=self.mesh, in_specs=(spec, everywhere), out_specs=spec)
         omega, norm, result, steps = many(weights, blocks)
         boxes = jnp.asarray(self.partition.indicators(scheme.grid, at_rows=False), dtype)
         fields = jax.vmap(lambda w: scheme.combine(w, basis, lift))(omega)

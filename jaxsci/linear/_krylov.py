@@ -126,7 +126,7 @@ def _arnoldi_step(mv: Callable, r, m: int):
         column = jnp.zeros(m + 1, hessenberg.dtype)
         for _ in range(2):
             h = sum(jtu.tree_leaves(jtu.tree_map(lambda v, x: _contract(v, x, x.ndim), basis, w)))
-            w = jtu.tree_map(lambda x, v: x - _contract(h, v, 1).astype(x.dtype), w, basis)
+            w = jtu.tree_map(lambda x, v, h=h: x - _contract(h, v, 1).astype(x.dtype), w, basis)
             column = column + h
         after = _tree.norm(w)
         # An invariant subspace (happy breakdown): later directions are zero and get no weight.

@@ -52,9 +52,7 @@ class AbstractAxis(eqx.Module):
         """What each row stands for: its step or the width of its cell."""
 
     @abc.abstractmethod
-    def differentiate(
-        self, values: Array, position: int, order: int, ends: Ends | Wrap | None
-    ) -> Array:
+    def differentiate(self, values: Array, position: int, order: int, ends: Ends | Wrap | None) -> Array:
         """The derivative of `order` along array axis `position`, at the rows."""
 
 

@@ -57,8 +57,7 @@ def cached(
         save(path, arrays, meta)
     except StoreError as error:
         warnings.warn(
-            f"The generated data is not cached: {error} Set JAXSCI_CACHE to a folder that can be "
-            "written.",
+            f"The generated data is not cached: {error} Set JAXSCI_CACHE to a folder that can be written.",
             stacklevel=3,
         )
     return arrays, meta

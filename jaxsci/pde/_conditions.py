@@ -20,9 +20,7 @@ class Face(eqx.Module):
 
     def __check_init__(self):
         if self.outward not in (-1, 1):
-            raise ValueError(
-                f"`outward` is {self.outward!r}; expected -1 (lower end) or +1 (upper end)."
-            )
+            raise ValueError(f"`outward` is {self.outward!r}; expected -1 (lower end) or +1 (upper end).")
 
 
 def low(axis: str) -> Face:

@@ -254,9 +254,7 @@ def _traced(structure, leaves):
         return _as_tuple(equation.residual(recorder, point))  # pyright: ignore[reportArgumentType]
 
     structs = [leaf for leaf in leaves if _is_struct(leaf)]
-    dtype = jnp.result_type(
-        float, *(s.dtype for s in structs if jnp.issubdtype(s.dtype, jnp.floating))
-    )
+    dtype = jnp.result_type(float, *(s.dtype for s in structs if jnp.issubdtype(s.dtype, jnp.floating)))
     result = jax.eval_shape(run, structs, jax.ShapeDtypeStruct((), dtype))
     equation = jax.tree.unflatten(structure, leaves)
     for residual in result:

@@ -38,9 +38,7 @@ class Grid(eqx.Module):
 
     def point(self, dtype=None) -> Point:
         """Coordinates of the rows, each broadcastable to `row_shape`, in the precision `dtype`."""
-        return Point(
-            {name: self._along(name, axis.rows(), dtype) for name, axis in self.axes.items()}
-        )
+        return Point({name: self._along(name, axis.rows(), dtype) for name, axis in self.axes.items()})
 
     def weights(self, dtype=None) -> Float[Array, " *rows"]:
         """The measure of each row (time step times cell widths), of shape `row_shape`."""
@@ -137,9 +135,7 @@ class Grid(eqx.Module):
                 if axis.has_faces == by_faces:
                     order, ends = derivative.order(name), None
                     if by_faces and order:
-                        ends = self._ends(
-                            derivative, name, conditions, homogeneous, done > 0, values
-                        )
+                        ends = self._ends(derivative, name, conditions, homogeneous, done > 0, values)
                     values = axis.differentiate(values, position, order, ends)
                     done += order
         return values

@@ -34,9 +34,7 @@ class AbstractPreset(eqx.Module):
     """A law that samples are drawn from. Its attributes are numbers: they name the cached data."""
 
     @abc.abstractmethod
-    def draw(
-        self, generator: np.random.Generator, n: int
-    ) -> tuple[Profile, np.ndarray, np.ndarray]:
+    def draw(self, generator: np.random.Generator, n: int) -> tuple[Profile, np.ndarray, np.ndarray]:
         """`n` samples: initial values as a function of x, D [m²/s] and k, each (n,)."""
 
 
@@ -261,9 +259,7 @@ def _generate(preset, train, test, cells, levels, seed, train_solutions, progres
         "refinement_error": {**errors, "limit": _LIMIT, "samples": _checked(test)},
         "seconds_per_sample": float(np.median(seconds)),
         "steps_per_sample": float(np.mean(steps)),
-        "versions": {
-            package: importlib.metadata.version(package) for package in ("jax", "diffrax", "numpy")
-        },
+        "versions": {package: importlib.metadata.version(package) for package in ("jax", "diffrax", "numpy")},
     }
     return arrays, meta
 

@@ -51,9 +51,7 @@ class Tridiagonal(lx.AbstractLinearSolver):
         del options
         flat, unflatten = ravel_pytree(vector)
         solution = jax.lax.linalg.tridiagonal_solve(*state, flat[:, None])[:, 0]
-        result = lx.RESULTS.where(
-            jnp.all(jnp.isfinite(solution)), lx.RESULTS.successful, lx.RESULTS.singular
-        )
+        result = lx.RESULTS.where(jnp.all(jnp.isfinite(solution)), lx.RESULTS.successful, lx.RESULTS.singular)
         return unflatten(solution), result, {}
 
     def transpose(self, state, options):
@@ -189,20 +187,15 @@ class _Rates(eqx.Module):
         equation, n = self.equation, len(self.equation.fields)
         names = equation.fields, equation.coordinates
         spatial = [d for d in required(equation) if not d.order(self.time)]
-        known = self.grid.fields(
-            dict(zip(equation.fields, u, strict=True)), spatial, self.conditions
-        )
+        known = self.grid.fields(dict(zip(equation.fields, u, strict=True)), spatial, self.conditions)
         shape = u.shape[1:]
         point = {**dict(self.grid.point(u.dtype)), self.time: t}
-        flat = jax.tree.map(
-            lambda array: jnp.broadcast_to(array, shape).reshape(-1), (dict(known), point)
-        )
+        flat = jax.tree.map(lambda array: jnp.broadcast_to(array, shape).reshape(-1), (dict(known), point))
 
         def rate(known, point):
             def residual(rates):
                 unknown = {
-                    Derivative(field, (self.time,)).name: rates[i]
-                    for i, field in enumerate(equation.fields)
+                    Derivative(field, (self.time,)).name: rates[i] for i, field in enumerate(equation.fields)
                 }
                 r = equation.residual(Derivatives({**known, **unknown}, *names), Point(point))
                 return jnp.stack(r if isinstance(r, tuple | list) else [r])

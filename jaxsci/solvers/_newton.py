@@ -120,6 +120,6 @@ def check_tolerances(rtol: float, atol: float) -> None:
             not isinstance(value, jax.core.Tracer) and not (0 <= value < float("inf"))
         ):
             raise ValueError(f"`{name}` is {value!r}; expected a finite number ≥ 0, such as 1e-8.")
-    if not isinstance(rtol, jax.core.Tracer) and not isinstance(atol, jax.core.Tracer):
-        if rtol == 0 and atol == 0:
-            raise ValueError("`rtol` and `atol` are both 0; expected one of them positive, such as 1e-8.")
+    traced = isinstance(rtol, jax.core.Tracer) or isinstance(atol, jax.core.Tracer)
+    if not traced and rtol == 0 and atol == 0:
+        raise ValueError("`rtol` and `atol` are both 0; expected one of them positive, such as 1e-8.")

@@ -63,8 +63,7 @@ def check_parameters(parameters: Any) -> None:
     leaves = named(parameters)
     if not leaves:
         raise ValueError(
-            "`model` has nothing to train: expected at least one inexact array that `trainable` "
-            "selects."
+            "`model` has nothing to train: expected at least one inexact array that `trainable` selects."
         )
     for name, leaf in leaves.items():
         if not (eqx.is_array(leaf) and jnp.issubdtype(leaf.dtype, jnp.inexact)):
@@ -85,9 +84,7 @@ def check_data(data: Any, batch_size: Any) -> Any:
         check_count("batch_size", batch_size, 1)
     if data is None:
         if batch_size is not None:
-            raise ValueError(
-                f"`batch_size` = {batch_size} is given, but no `data` to take it from."
-            )
+            raise ValueError(f"`batch_size` = {batch_size} is given, but no `data` to take it from.")
         return None
     leaves = named(data)
     if not leaves:
@@ -99,9 +96,7 @@ def check_data(data: Any, batch_size: Any) -> Any:
         except ValueError as error:
             raise TypeError(f"`data`{name} is not an array: {error}.") from error
         if isinstance(array, np.ndarray) and array.dtype.kind not in "biufcV":
-            raise TypeError(
-                f"`data`{name} has dtype {array.dtype}: expected numbers; encode it first."
-            )
+            raise TypeError(f"`data`{name} has dtype {array.dtype}: expected numbers; encode it first.")
         if array.ndim == 0:
             raise ValueError(f"`data`{name} is a scalar: expected samples on a leading axis.")
         lengths[name] = array.shape[0]
@@ -183,9 +178,7 @@ def check_evaluation(values: Any, best: str) -> dict[str, float]:
         try:
             checked[name] = float(value)
         except (TypeError, ValueError) as error:
-            raise TypeError(
-                f"`evaluate` returned {value!r} for {name!r}: expected a float."
-            ) from error
+            raise TypeError(f"`evaluate` returned {value!r} for {name!r}: expected a float.") from error
     if best not in ("training_loss", *checked):
         raise ValueError(f"`best` = {best!r} is not among the values of `evaluate`: {[*checked]}.")
     return checked

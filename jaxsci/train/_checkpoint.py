@@ -70,9 +70,7 @@ def pack(prefix: str, tree: Any) -> dict[str, np.ndarray]:
 def unpack(prefix: str, like: Any, arrays: dict[str, np.ndarray], where: Any) -> Any:
     """The inverse of `pack`, onto the structure of `like`."""
     wanted = pack(prefix, like)
-    stored = {
-        name: array for name, array in arrays.items() if re.match(rf"{prefix}([.\[]|$)", name)
-    }
+    stored = {name: array for name, array in arrays.items() if re.match(rf"{prefix}([.\[]|$)", name)}
     for name in [*wanted, *stored]:
         found, expected = (
             f"{tree[name].dtype.name} of shape {tree[name].shape}" if name in tree else "absent"
@@ -126,9 +124,7 @@ class Checkpoints:
         if not self.folder.is_dir():
             return []
         found = [
-            (int(match[1]), path)
-            for path in self.folder.iterdir()
-            if (match := _STEP.fullmatch(path.name))
+            (int(match[1]), path) for path in self.folder.iterdir() if (match := _STEP.fullmatch(path.name))
         ]
         return [path for _, path in sorted(found)]
 

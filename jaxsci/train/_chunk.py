@@ -62,9 +62,7 @@ def make_chunk(loss, optimizer, static, rows, batch_size, capacity):
 
         history = {name: jnp.zeros(capacity, row.dtype) for name, row in rows.items()}
         carry = (parameters, optimizer_state, first_order, history)
-        parameters, optimizer_state, _, history = jax.lax.fori_loop(
-            jnp.zeros_like(count), count, body, carry
-        )
+        parameters, optimizer_state, _, history = jax.lax.fori_loop(jnp.zeros_like(count), count, body, carry)
         return parameters, optimizer_state, history
 
     return chunk

@@ -72,9 +72,7 @@ class Progress:
             return
         if stream.isatty():
             self._bar = self._guarded(
-                lambda: _Bar(
-                    total=steps, initial=step, file=stream, unit="step", dynamic_ncols=True
-                )
+                lambda: _Bar(total=steps, initial=step, file=stream, unit="step", dynamic_ncols=True)
             )
         else:
             self._stream = stream

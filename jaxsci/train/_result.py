@@ -63,9 +63,7 @@ class FitResult:
         return int(np.sum(self.history["skipped"]))
 
     def __str__(self) -> str:
-        best = (
-            "" if self.best_value is None else f", best {self.best_value:.3e} at {self.best_step}"
-        )
+        best = "" if self.best_value is None else f", best {self.best_value:.3e} at {self.best_step}"
         return f"step {self.step}{best}, {self.skipped_steps} skipped: {self.message}"
 
 

@@ -136,9 +136,7 @@ class Run:
                 f"{sorted(self._chunks[0])}. Use the same loss, or another `directory`."
             )
         self.parameters, self.optimizer_state = parameters, optimizer_state
-        self.best = Best(
-            unpack("best", self.parameters, arrays, path), meta["best_value"], meta["best_step"]
-        )
+        self.best = Best(unpack("best", self.parameters, arrays, path), meta["best_value"], meta["best_step"])
         self.step, self.seconds = meta["step"], meta["seconds"]
         self._saved_step = self.step
         self._chunks = [{name: history[name] for name in self._chunks[0]}]
