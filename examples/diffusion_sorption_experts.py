@@ -54,7 +54,7 @@ class Setting:
 
 
 DEMO = Setting()
-FULL = Setting(levels=64, width=32, modes=16, steps=2000, batch=8, train=2048, test=128, evaluate_every=200)
+FULL = Setting(levels=64, width=32, modes=12, steps=800, train=1024, test=64, evaluate_every=100)
 SMOKE = Setting(cells=16, levels=8, basis=4, width=4, modes=4, steps=4, train=8, test=2, evaluate_every=2)
 
 

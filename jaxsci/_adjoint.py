@@ -14,7 +14,6 @@ up to JAX 0.11 the latter loses its rule in second derivatives through `scan` an
 import abc
 import dataclasses
 import functools
-import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -30,8 +29,9 @@ from jax.interpreters import ad, batching, mlir
 from jaxtyping import Array, PyTree
 
 from . import _tree
-from ._residual import AbstractResidual, Pure, check_residual, check_square, hoist
-from .linear import AbstractLinearSolver, Operator, default_solver
+from ._linearization import Rule, along, linearize, split
+from ._residual import AbstractResidual, check_residual
+from .linear import AbstractLinearSolver
 from .linear._solver import check_linear_solver
 
 
@@ -79,7 +79,7 @@ class ImplicitAdjoint(AbstractAdjoint):
                 )
         leaves = _tree.vary_like([jax.lax.stop_gradient(x) for x in leaves], residual, args)
         y = jtu.tree_unflatten(structure, leaves)
-        rule, consts = _trace(residual, y, args, self.linear_solver)
+        rule, consts = linearize(residual, y, args, self.linear_solver)
         leaves = _tree.vary_like(leaves, consts)
         out = implicit_p.bind(*leaves, *consts, rule=rule, n=len(leaves), maps=())
         return jtu.tree_unflatten(structure, out)
@@ -106,116 +106,6 @@ class _Rewritten(AbstractResidual):
 
     def __call__(self, y, args):
         return self.rewrite(y, self.rest, args)
-
-
-def _trace(residual: AbstractResidual, y: PyTree[Array], args: PyTree, linear_solver):
-    """The static part of `implicit`, and the arrays that go with it."""
-    optimality, own = hoist(lambda y: residual.optimality(y, args), y)
-    y = _tree.vary_like(y, own)
-    check_square(residual, optimality, y)
-    product = dense = None
-    product_consts = dense_consts = ()
-    operator = residual.jacobian(y, args)
-    tags = residual.tags
-    if operator is not None:
-        tags = tags | operator.tags
-        product, product_consts = hoist(lambda y, v: residual.jacobian(y, args).mv(v), y, y)
-        if operator.dense is not None:
-            dense, dense_consts = hoist(lambda y: residual.jacobian(y, args).dense, y)
-    solver_of, solver_consts = _hoist_solver(linear_solver, y)
-    groups = (own, product_consts, dense_consts, solver_consts)
-    rule = _Rule(optimality, product, dense, solver_of, tags, tuple(map(len, groups)))
-    return rule, sum(groups, ())
-
-
-def _hoist_solver(linear_solver: AbstractLinearSolver | None, y: PyTree[Array]):
-    """The linear solver as a function of its arrays. A callable in it (a preconditioner) maps vectors of
-    the structure of y; the solver will see the leaves of y as a tuple."""
-    arrays, rest = eqx.partition(linear_solver, eqx.is_array)
-    functions, rest = eqx.partition(rest, callable)
-    arrays, arrays_structure = jtu.tree_flatten(arrays)
-    functions, functions_structure = jtu.tree_flatten(functions)
-    hoisted = [hoist(fn, y) for fn in functions]
-    sizes = (len(arrays), *(len(consts) for _, consts in hoisted))
-
-    def solver_of(operands):
-        arrays, *consts = _split(operands, sizes)
-        bound = [
-            lambda v, pure=pure, c=c: tuple(_tree.shaped_like(list(v), pure.flat(c, *v)))
-            for (pure, _), c in zip(hoisted, consts, strict=True)
-        ]
-        return eqx.combine(
-            jtu.tree_unflatten(arrays_structure, arrays),
-            jtu.tree_unflatten(functions_structure, bound),
-            rest,
-        )
-
-    return solver_of, sum((consts for _, consts in hoisted), tuple(arrays))
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class _Rule:
-    """F, and what is known of ∂F/∂y, as functions of y and of arrays that are operands elsewhere."""
-
-    residual: Pure
-    product: Pure | None
-    dense: Pure | None
-    solver_of: Callable
-    tags: frozenset
-    sizes: tuple[int, ...]
-
-    def equations(self, ys, own):
-        return _tree.shaped_like(ys, self.residual.flat(own, *ys))
-
-    def mv(self, ys, consts, v):
-        """A v."""
-        own, of_product, _, _ = _split(consts, self.sizes)
-        if self.product is not None:
-            return tuple(_tree.shaped_like(ys, self.product.flat(of_product, *ys, *v)))
-        return tuple(jax.jvp(lambda *y: self.equations(y, own), tuple(ys), tuple(v))[1])
-
-    def operator(self, ys, consts, array=None) -> Operator:
-        """A, with the array of it if that is at hand."""
-        return Operator(lambda v: self.mv(ys, consts, v), tuple(ys), array, self.tags)
-
-    def solver(self, operator, consts) -> AbstractLinearSolver:
-        solver = self.solver_of(_split(consts, self.sizes)[3])
-        return default_solver(operator) if solver is None else solver
-
-    def tangent(self, ys, consts, directions, active):
-        """ẏ with A ẏ = −B θ̇, for the tangents `directions` of the operands numbered `active`."""
-        own, _, of_dense, _ = _split(consts, self.sizes)
-        rhs = _along(lambda own: self.equations(ys, own), own, directions, active)
-        rhs = _tree.vary_like([-x for x in rhs], ys)
-        # Only A x = b is differentiated again; its factors are not.
-        ys_, consts_, of_dense = jax.lax.stop_gradient((tuple(ys), tuple(consts), of_dense))
-        array = None if self.dense is None else self.dense.flat(of_dense, *ys_)[0]
-        operator = self.operator(ys_, consts_, array)
-        prepared = array, self.solver(operator, consts_).prepare(operator)
-        prepared, structure = jtu.tree_flatten(prepared)
-        form = _Form(self, len(ys), structure, False, ())
-        return _solve_linear((*ys, *consts, *prepared, *rhs), form)
-
-
-def _along(fn: Callable, operands, directions, active) -> list[Array]:
-    """The derivative of fn(operands) along tangents of the operands numbered `active`."""
-
-    def moved(*values):
-        moving = list(operands)
-        for i, value in zip(active, values, strict=True):
-            moving[i] = value
-        return fn(tuple(moving))
-
-    values = tuple(jnp.asarray(operands[i]) for i in active)
-    directions = tuple(
-        _tree.vary_like(jnp.asarray(d, v.dtype), v) for d, v in zip(directions, values, strict=True)
-    )
-    return list(jax.jvp(moved, values, directions)[1])
-
-
-def _split(items, sizes) -> list[tuple]:
-    ends = list(itertools.accumulate(sizes))
-    return [tuple(items[end - size : end]) for size, end in zip(sizes, ends, strict=True)]
 
 
 def _moves(tangent) -> bool:
@@ -248,7 +138,7 @@ def _batched(axis, operands, dims, mapped: range):
 
 
 # --- implicit: (y*, θ) ↦ y*, with the derivative of the theorem -------------------------------------
-# Parameters: `rule`, a _Rule for one sample; `n`, the number of leaves of y; `maps`.
+# Parameters: `rule`, a Rule for one sample; `n`, the number of leaves of y; `maps`.
 
 implicit_p = Primitive("implicit")
 implicit_p.multiple_results = True
@@ -268,7 +158,7 @@ def _implicit_jvp(operands, tangents, *, rule, n, maps):
     directions = tuple(tangents[n + i] for i in active)
 
     def tangent(ys, consts, directions):
-        return rule.tangent(ys, consts, directions, active)
+        return _tangent(rule, ys, consts, directions, active)
 
     axes_of = lambda axes: (axes[:n], axes[n:], tuple(axes[n + i] for i in active))
     return ys, list(_mapped(tangent, maps, axes_of)(tuple(ys), tuple(consts), directions))
@@ -299,7 +189,7 @@ mlir.register_lowering(implicit_p, mlir.lower_fun(_identity, multiple_results=Tr
 class _Form:
     """The static part: what stands behind the operands (*y, *θ, *prepared, *b)."""
 
-    rule: _Rule
+    rule: Rule
     n: int  # leaves of y, and of b
     structure: Any  # of (array of A or None, what the linear solver has prepared)
     transpose: bool
@@ -308,7 +198,7 @@ class _Form:
     def run(self, *operands) -> list[Array]:
         """x, for one sample."""
         sizes = (self.n, sum(self.rule.sizes), self.structure.num_leaves, self.n)
-        ys, consts, prepared, b = _split(operands, sizes)
+        ys, consts, prepared, b = split(operands, sizes)
         array, prepared = jtu.tree_unflatten(self.structure, prepared)
         operator = self.rule.operator(ys, consts, array)
         solver = self.rule.solver(operator, consts)
@@ -334,6 +224,14 @@ linear_p = Primitive("solve_linear")
 linear_p.multiple_results = True
 
 
+def _tangent(rule: Rule, ys, consts, directions, active) -> list[Array]:
+    """ẏ with A ẏ = −B θ̇."""
+    rhs = rule.right_hand_side(ys, consts, directions, active)
+    prepared, structure = jtu.tree_flatten(rule.prepared(ys, consts))
+    form = _Form(rule, len(ys), structure, False, ())
+    return _solve_linear((*ys, *consts, *prepared, *rhs), form)
+
+
 def _solve_linear(operands, form: _Form) -> list[Array]:
     known = operands[: -form.n]
     b = _tree.vary_like(list(operands[-form.n :]), *known)
@@ -354,7 +252,7 @@ def _linear_jvp(operands, tangents, *, form, traced):
                 a = rule.operator(operands[:n], operands[n:])
                 return (a.transpose() if form.transpose else a).mv(tuple(xs))
 
-            return _along(product, operands, directions, active)
+            return along(product, operands, directions, active)
 
         axes_of = lambda axes: (axes[:theta], (0,) * n, tuple(axes[i] for i in active))
         directions = tuple(tangents[i] for i in active)

@@ -65,13 +65,14 @@ def _objective(omega, theta, basis, weight=1.0):
     return 0.5 * jnp.sum(rows**2) + 0.5 * RIDGE * omega @ omega
 
 
-def _unrolled(omega, theta, basis, weight=1.0, steps=2):
-    """Newton steps from the solution, differentiated as a program."""
-    omega = jax.lax.stop_gradient(omega)
+def _unrolled(omega, theta, basis, weight=1.0):
+    """Two Newton steps from the solution, differentiated as a program."""
     f = lambda omega: _objective(omega, theta, basis, weight)
-    for _ in range(steps):
-        omega = omega - jnp.linalg.solve(jax.hessian(f)(omega), jax.grad(f)(omega))
-    return omega
+
+    def newton(omega, _):
+        return omega - jnp.linalg.solve(jax.hessian(f)(omega), jax.grad(f)(omega)), None
+
+    return jax.lax.scan(newton, jax.lax.stop_gradient(omega), None, length=2)[0]
 
 
 WINDOWS = layers.Windows({"x": 2}, shared=True)
@@ -90,23 +91,29 @@ def _unrolled_values(name, layer, omega, theta):
         basis = layer.windowed(theta["basis"])
         return SCHEME.combine(_unrolled(omega, theta, basis), basis, theta["lift"])
     inside = jnp.asarray(BOXES.indicators(GRID, at_rows=True))
-    boxes = BOXES.indicators(GRID, at_rows=False)
-    values = 0.0
-    for k in range(2):
-        weight = inside[k] + BOXES.outside * (1 - inside[k])
-        found = _unrolled(omega[k], theta, theta["basis"], weight)
-        values = values + boxes[k] * SCHEME.combine(found, theta["basis"], theta["lift"])
-    return values
+    boxes = jnp.asarray(BOXES.indicators(GRID, at_rows=False))
+
+    def expert(omega, inside, box):
+        weight = inside + BOXES.outside * (1 - inside)
+        found = _unrolled(omega, theta, theta["basis"], weight)
+        return box * SCHEME.combine(found, theta["basis"], theta["lift"])
+
+    return jnp.sum(jax.vmap(expert)(omega, inside, boxes), axis=0)
 
 
 @pytest.mark.parametrize("name", list(LAYERS))
 def test_gradient_is_exact(name):
     """Against differences, and against a solver that is differentiated step by step."""
     layer = LAYERS[name]
-    value = jax.jit(lambda theta: _loss(_apply(layer, theta).values))
-    found = jax.jit(lambda theta: _apply(layer, theta))(THETA)
+
+    def loss(theta):
+        found = _apply(layer, theta)
+        return _loss(found.values), found
+
+    both = jax.jit(jax.value_and_grad(loss, has_aux=True))
+    (_, found), gradient = both(THETA)
     assert np.all(found.converged), found.result
-    gradient = jax.jit(jax.grad(lambda theta: _loss(_apply(layer, theta).values)))(THETA)
+    value = lambda theta: both(theta)[0][0]
     unrolled = jax.jit(
         jax.grad(lambda theta: _loss(_unrolled_values(name, layer, found.coefficients, theta)))
     )(THETA)
@@ -190,22 +197,9 @@ def test_gauss_newton_is_right_where_the_residual_vanishes_and_wrong_where_it_do
 # --- failure policies ---------------------------------------------------------------------------
 
 
-def _batch(layer, lifts):
-    """Loss of every lane, and what the layer reports."""
-
-    def one(lift, D):
-        equation = pde.DiffusionSorption(D)
-        found = layer(equation, BASIS, lift, equation.conditions())
-        return _loss(found.values), found
-
-    return jax.vmap(one)(lifts, jnp.full(lifts.shape[:1], 5e-4))
-
-
 # The second lane starts at its solution (zero basis coefficients solve it): it needs no step.
 def _lanes():
-    equation = pde.DiffusionSorption()
-    solved = _apply(_layer(ridge=0.0), THETA)
-    del equation
+    solved = jax.jit(lambda theta: _apply(_layer(ridge=0.0), theta))(THETA)
     return jnp.stack([LIFT, solved.values])
 
 
@@ -218,41 +212,35 @@ def test_failure_policies(policy):
     free = _layer(solver=solver, ridge=0.0)
 
     def total(layer):
-        def run(lifts, D):
-            def one(lift):
-                equation = pde.DiffusionSorption(D)
-                found = layer(equation, BASIS, lift, equation.conditions())
-                return _loss(found.values), found
+        def one(lift, D):
+            equation = pde.DiffusionSorption(D)
+            found = layer(equation, BASIS, lift, equation.conditions())
+            return _loss(found.values), found
 
-            losses, found = jax.vmap(one)(lifts)
-            return losses, found
+        # The derivatives of every lane by every lift and by the D that all lanes share.
+        run = lambda lifts, D: jax.vmap(one, (0, None))(lifts, D)
+        return jax.jit(jax.jacrev(run, (0, 1), has_aux=True))(lifts, jnp.asarray(5e-4))
 
-        return run
-
-    D = jnp.asarray(5e-4)
-    losses, found = jax.jit(total(strict))(lifts, D)
+    (gradient, slopes), found = total(strict)
+    (reference, wanted), _ = total(free)
     np.testing.assert_array_equal(found.converged, [False, True])
     np.testing.assert_array_equal(
         found.result == jsci.RESULTS.nonlinear_max_steps_reached, [True, False]
     )
-    per_lane = lambda layer: jax.jit(jax.jacrev(lambda D: total(layer)(lifts, D)[0]))(D)
-    slopes, wanted = per_lane(strict), per_lane(free)
     assert abs(wanted[1]) > 1.0
     np.testing.assert_allclose(slopes[1], wanted[1], rtol=1e-10)
-    gradient = jax.jit(jax.jacrev(lambda lifts: total(strict)(lifts, D)[0]))(lifts)
-    reference = jax.jit(jax.jacrev(lambda lifts: total(free)(lifts, D)[0]))(lifts)
     np.testing.assert_allclose(gradient[1, 1], reference[1, 1], rtol=1e-10, atol=1e-12)
-    np.testing.assert_array_equal(gradient[1, 0], 0.0)
     if policy is layers.poison:
-        assert np.all(np.isnan(found.coefficients[0])) and np.isnan(losses[0])
-        assert np.all(np.isfinite(found.coefficients[1])) and np.isfinite(losses[1])
+        assert np.all(np.isnan(found.coefficients[0])) and np.all(np.isnan(found.values[0, 1:]))
+        assert np.all(np.isfinite(found.coefficients[1])) and np.all(np.isfinite(found.values[1]))
     else:
-        assert np.all(np.isfinite(losses))
+        assert np.all(np.isfinite(found.values))
         # D reaches the values only through the coefficients.
         assert slopes[0] == 0.0
         # The lift reaches them directly as well: that part stays, and only that.
         direct = jax.grad(lambda lift: _loss(SCHEME.combine(found.coefficients[0], BASIS, lift)))
         np.testing.assert_allclose(gradient[0, 0], direct(lifts[0]), rtol=1e-12)
+        np.testing.assert_array_equal(gradient[1, 0], 0.0)
 
 
 def test_jit_vmap_and_precision():

@@ -30,6 +30,7 @@ FLOORS = {
     "_solution": 2,
     "residuals": 3,
     "solvers": 3,
+    "_linearization": 4,
     "_adjoint": 4,
     "_solve": 5,
     "layers": 6,
