@@ -12,6 +12,8 @@ EXTRAS  ?= test,examples
 # Passed on: make demo ARGS="--seeds 3", make test ARGS="-k adjoint", make bench CASE=list
 ARGS    ?=
 CASE    ?= list
+# Two test processes share the cases; WORKERS= runs them in one.
+WORKERS ?= -n 2 --dist worksteal
 LINTERS ?= ruff==0.17.*
 
 # XLA reads NPROC when it sizes its thread pools. With several simulated devices on fewer than
@@ -57,7 +59,7 @@ demo: $(STAMP) ## train and compare the four models on diffusion-sorption (ARGS=
 	$(PY) examples/diffusion_sorption_experts.py $(ARGS)
 
 test: $(STAMP) ## the tests, without the slow ones (ARGS="-k adjoint")
-	$(PY) -m pytest $(ARGS)
+	$(PY) -m pytest $(WORKERS) $(ARGS)
 
 test-slow: $(STAMP) ## the slow tests
 	$(PY) -m pytest -m slow $(ARGS)
@@ -73,7 +75,7 @@ test-newest: $(STAMP) ## the derivative tests on the newest Python and jax of th
 	    echo "test-newest: skipped, no Python newer than $(VENV)'s $$ours that runs is on this machine"; exit 0; fi; \
 	$(MAKE) --no-print-directory $(NEWEST)/.installed; \
 	echo "test-newest: Python $$theirs, jax $$($(NEWEST)/bin/python -c 'import jax; print(jax.__version__)')"; \
-	$(NEWEST)/bin/python -m pytest $$files $(ARGS)
+	$(NEWEST)/bin/python -m pytest $(WORKERS) $$files $(ARGS)
 
 $(NEWEST)/.installed: pyproject.toml
 	$(call install,$(NEWEST),newest,--upgrade -e ".[test]")

@@ -3,7 +3,6 @@
 import dataclasses
 import itertools
 from collections.abc import Callable
-from typing import Any
 
 import equinox as eqx
 import jax

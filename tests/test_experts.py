@@ -7,13 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jaxsci import layers, pde
 
 import jaxsci as jsci
+from jaxsci import layers, pde
 
-GRID = pde.Grid(
-    {"t": pde.Levels(pde.graded(500.0, 6)), "x": pde.Cells(np.linspace(0, 1, 17))}
-)
+GRID = pde.Grid({"t": pde.Levels(pde.graded(500.0, 6)), "x": pde.Cells(np.linspace(0, 1, 17))})
 TYPICAL = pde.DiffusionSorption()
 SCHEME = layers.Scheme(
     GRID, layers.SpaceTimeInverse(GRID, TYPICAL, TYPICAL.conditions(), reference={"u": 0.1})
@@ -149,7 +147,9 @@ def test_no_communication_inside_the_solves(devices):
     bodies = re.findall(r"(?:body|condition)=%([\w.\-]+)", compiled)
     assert bodies, "the solve is a loop"
     inside = [
-        line for name in _reached(computations, bodies) for line in computations[name]
+        line
+        for name in _reached(computations, bodies)
+        for line in computations[name]
         if COLLECTIVE.search(line)
     ]
     assert not inside, inside[:3]
@@ -166,9 +166,7 @@ def test_failed_expert_is_visible_and_leaves_the_others(devices):
         few = eqx.tree_at(
             lambda m: m.constraint,
             layer,
-            layers.HardConstraint(
-                SCHEME, CONSTRAINT.solver, limit, 1e-6, on_failure=layers.poison
-            ),
+            layers.HardConstraint(SCHEME, CONSTRAINT.solver, limit, 1e-6, on_failure=layers.poison),
         )
         found = jax.jit(lambda basis, few=few: _apply(few, basis))(BASIS)
         np.testing.assert_array_equal(found.converged, steps <= limit)

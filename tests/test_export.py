@@ -21,7 +21,7 @@ import lineax as lx
 import pytest
 
 import jaxsci as jsci
-from jaxsci import pde
+from jaxsci import layers, nn, pde
 from jaxsci.pde import equations, reference
 
 PLATFORMS = ("cuda", "tpu")
@@ -215,9 +215,7 @@ def on_a_grid(equation, conditions, *names):
     time = {"t": pde.Levels((0.0, 0.1, 0.2, 0.4))} if "t" in equation.coordinates else {}
     grid = pde.Grid(space | time)
     size = math.prod(grid.shape)
-    values = {
-        field: (0.2 + jnp.arange(size) / size).reshape(grid.shape) for field in equation.fields
-    }
+    values = {field: (0.2 + jnp.arange(size) / size).reshape(grid.shape) for field in equation.fields}
 
     def residual(equation, conditions, values):
         d = grid.fields(values, pde.required(equation), conditions)
@@ -293,6 +291,80 @@ def tridiagonal():
     return solve, jnp.arange(1.0, 6.0), jnp.ones(5)
 
 
+def constrained(make, functions=3):
+    """A layer on a small diffusion–sorption scheme, as a function of (basis, lift, equation)."""
+    grid = pde.Grid({"t": pde.Levels((0.0, 5.0, 20.0)), "x": pde.Cells(tuple(i / 8 for i in range(9)))})
+    typical = equations.DiffusionSorption()
+    rows = layers.SpaceTimeInverse(grid, typical, typical.conditions(), reference={"u": 0.1})
+    layer = make(layers.Scheme(grid, rows))
+    size = math.prod(grid.shape)
+    n = jnp.arange(functions)[:, None]
+    basis = jnp.cos((n + 1) * jnp.arange(size)).reshape(functions, *grid.shape)
+
+    def solve(basis, lift, equation):
+        found = layer(equation, basis, lift, equation.conditions())
+        return found.values, found.residual_norm
+
+    return solve, basis, jnp.full(grid.shape, 0.1), typical
+
+
+def hard(scheme, solver=None):
+    solver = jsci.solvers.BFGS(rtol=1e-3) if solver is None else solver
+    return layers.HardConstraint(scheme, solver=solver)
+
+
+@case(
+    layers.HardConstraint,
+    layers.Constrained,
+    layers.Scheme,
+    layers.SpaceTimeInverse,
+    jsci.solvers.BFGS,
+    jsci.residuals.Block,
+    jsci.residuals.StructuredLeastSquares,
+)
+def hard_constraint():
+    return constrained(hard)
+
+
+@case(jsci.solvers.LevenbergMarquardt)
+def hard_constraint_by_levenberg_marquardt():
+    return constrained(lambda s: hard(s, jsci.solvers.LevenbergMarquardt(rtol=1e-3)))
+
+
+@case(layers.MixtureOfExperts, layers.Windows)
+def windows():
+    return constrained(lambda s: layers.MixtureOfExperts(hard(s), layers.Windows({"x": 2})), 4)
+
+
+@case(layers.Boxes)
+def boxes():
+    return constrained(lambda s: layers.MixtureOfExperts(hard(s), layers.Boxes({"x": 2})))
+
+
+@case(layers.MeanSquare)
+def mean_square_rows():
+    return constrained(lambda s: hard(layers.Scheme(s.grid, layers.MeanSquare(s.grid, scale=20.0))))
+
+
+@case(layers.Collocation)
+def collocation():
+    points = jnp.stack([jnp.linspace(0.1, 0.9, 12), jnp.linspace(0.8, 0.1, 12)], axis=1)
+    network = eqx.nn.MLP(2, 3, 8, 1, jnp.tanh, key=jax.random.key(0))
+
+    def solve(network, equation, points):
+        layer = hard(layers.Collocation(points))
+        found = layer(equation, network, lambda p: jnp.sin(p[0]))
+        return found.coefficients, found.residual_norm
+
+    return solve, network, equations.Heat(0.1), points
+
+
+@case(nn.FNO, nn.SpectralLayer)
+def fno():
+    network = nn.FNO(2, 3, (3, 2), width=4, depth=2, key=jax.random.key(0))
+    return lambda network, x: network(x), network, jnp.ones((2, 5, 4))
+
+
 @pytest.mark.parametrize("name", list(CASES))
 def test_forward_lowers(name):
     f, *args = CASES[name].build()
@@ -328,15 +400,9 @@ def public_classes() -> dict[str, type]:
         module = importlib.import_module(name)
         package = module.__spec__.submodule_search_locations is not None
         for short, thing in vars(module).items():
-            if (
-                not short.startswith("_")
-                and inspect.isclass(thing)
-                and issubclass(thing, eqx.Module)
-            ):
+            if not short.startswith("_") and inspect.isclass(thing) and issubclass(thing, eqx.Module):
                 # A package exports what it imports; a file only what it defines.
-                ours = (
-                    thing.__module__.startswith("jaxsci") if package else thing.__module__ == name
-                )
+                ours = thing.__module__.startswith("jaxsci") if package else thing.__module__ == name
                 abstract = inspect.isabstract(thing) or short.startswith("Abstract")
                 if ours and not abstract and not getattr(thing, "__abstractvars__", ()):
                     found.setdefault(f"{name}.{short}", thing)

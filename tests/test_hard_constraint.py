@@ -5,9 +5,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jaxsci import layers, pde
 
 import jaxsci as jsci
+from jaxsci import layers, pde
 
 TIMES = pde.graded(500.0, 8)
 GRID = pde.Grid({"t": pde.Levels(TIMES), "x": pde.Cells(np.linspace(0, 1, 17))})
@@ -125,13 +125,9 @@ def test_gradient_is_exact(name):
         # Fourth order, so that truncation is not what is measured.
         values = [float(value(moved(s))) for s in (-2, -1, 1, 2)]
         difference = (values[0] - 8 * values[1] + 8 * values[2] - values[3]) / (12 * step)
-        np.testing.assert_allclose(
-            jnp.vdot(gradient[which], direction), difference, rtol=1e-6, err_msg=which
-        )
+        np.testing.assert_allclose(jnp.vdot(gradient[which], direction), difference, rtol=1e-6, err_msg=which)
         scale = np.max(np.abs(unrolled[which]))
-        np.testing.assert_allclose(
-            gradient[which], unrolled[which], rtol=0, atol=1e-8 * scale, err_msg=which
-        )
+        np.testing.assert_allclose(gradient[which], unrolled[which], rtol=0, atol=1e-8 * scale, err_msg=which)
 
 
 def test_forward_mode_and_second_derivatives():
@@ -168,9 +164,7 @@ def test_gauss_newton_is_right_where_the_residual_vanishes_and_wrong_where_it_do
     def gradient(basis, gauss_newton):
         solver = jsci.solvers.LevenbergMarquardt(rtol=1e-12)
         scheme = layers.Scheme(grid, rows)
-        layer = layers.HardConstraint(
-            scheme, solver, max_steps=500, ridge=0.0, gauss_newton=gauss_newton
-        )
+        layer = layers.HardConstraint(scheme, solver, max_steps=500, ridge=0.0, gauss_newton=gauss_newton)
 
         def loss(basis, D):
             equation = pde.DiffusionSorption(D)
@@ -224,9 +218,7 @@ def test_failure_policies(policy):
     (gradient, slopes), found = total(strict)
     (reference, wanted), _ = total(free)
     np.testing.assert_array_equal(found.converged, [False, True])
-    np.testing.assert_array_equal(
-        found.result == jsci.RESULTS.nonlinear_max_steps_reached, [True, False]
-    )
+    np.testing.assert_array_equal(found.result == jsci.RESULTS.nonlinear_max_steps_reached, [True, False])
     assert abs(wanted[1]) > 1.0
     np.testing.assert_allclose(slopes[1], wanted[1], rtol=1e-10)
     np.testing.assert_allclose(gradient[1, 1], reference[1, 1], rtol=1e-10, atol=1e-12)
@@ -279,9 +271,7 @@ def test_scheme_of_a_plane_equation_with_two_fields():
     random = np.random.default_rng(0)
     count = 2 * 2 * 3 * 2
     basis = {f: jnp.asarray(random.normal(size=(count, *grid.shape))) for f in "uv"}
-    lift = {
-        f: jnp.broadcast_to(jnp.asarray(random.uniform(size=(3, 2))), grid.shape) for f in "uv"
-    }
+    lift = {f: jnp.broadcast_to(jnp.asarray(random.uniform(size=(3, 2))), grid.shape) for f in "uv"}
     scheme = layers.Scheme(
         grid,
         layers.SpaceTimeInverse(grid, equation, conditions, reference={"u": 0.3, "v": 0.2}),
@@ -297,13 +287,9 @@ def test_scheme_of_a_plane_equation_with_two_fields():
     )
     u, v = (np.asarray(found.values[f]) for f in "uv")
     for level in (1, 2):
-        rate = lambda w, level=level: sum(
-            weights[s, level - 1] * w[level - s] for s in range(level + 1)
-        )
+        rate = lambda w, level=level: sum(weights[s, level - 1] * w[level - s] for s in range(level + 1))
         a, b = u[level], v[level]
-        np.testing.assert_allclose(
-            rate(u), 1e-3 * laplace(a) + a - a**3 - 5e-3 - b, rtol=0, atol=1e-10
-        )
+        np.testing.assert_allclose(rate(u), 1e-3 * laplace(a) + a - a**3 - 5e-3 - b, rtol=0, atol=1e-10)
         np.testing.assert_allclose(rate(v), 5e-3 * laplace(b) + a - b, rtol=0, atol=1e-10)
     for f in "uv":
         np.testing.assert_array_equal(found.values[f][0], lift[f][0])
@@ -462,9 +448,7 @@ def test_space_time_inverse_of_a_stationary_equation():
 
 def test_space_time_inverse_of_cells_counts_what_lies_outside_as_zero():
     grid, equation, conditions = _line(2)
-    rows = layers.SpaceTimeInverse(
-        grid, equation, conditions, reference={"u": 0.0}, cells=(slice(1, 3),)
-    )
+    rows = layers.SpaceTimeInverse(grid, equation, conditions, reference={"u": 0.0}, cells=(slice(1, 3),))
     random = np.random.default_rng(0)
     error = jnp.zeros(grid.shape).at[1:, 1:3].set(random.normal(size=(4, 2)))
     linear = grid.fields({"u": error}, pde.required(equation), conditions, homogeneous=True)

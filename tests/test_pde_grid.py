@@ -87,9 +87,7 @@ def test_periodic_space_is_second_order():
         wanted, conditions = [D(m) for m in names], [pde.Periodic("u", "x")]
         d = fields(grid, {"u": jnp.sin(x)}, wanted, conditions)
         exact = [jnp.cos(x), -jnp.sin(x), -jnp.cos(x), jnp.sin(x)]
-        errors.append(
-            [float(jnp.max(jnp.abs(d[m] - e))) for m, e in zip(names, exact, strict=True)]
-        )
+        errors.append([float(jnp.max(jnp.abs(d[m] - e))) for m, e in zip(names, exact, strict=True)])
     assert np.all(slopes(errors) > 1.95)
 
 

@@ -33,9 +33,7 @@ def test_tridiagonal_solver(structure, getkey):
         "tree": lambda v: {"a": v[:3].reshape(1, 3), "b": (v[3:],)},
     }[structure]
     flatten = lambda tree: jax.flatten_util.ravel_pytree(tree)[0]
-    operator = lx.FunctionLinearOperator(
-        lambda tree: pack(matrix @ flatten(tree)), jax.eval_shape(pack, b)
-    )
+    operator = lx.FunctionLinearOperator(lambda tree: pack(matrix @ flatten(tree)), jax.eval_shape(pack, b))
     solution = lx.linear_solve(operator, pack(b), Tridiagonal()).value
     assert np.allclose(flatten(solution), np.linalg.solve(matrix, b), rtol=1e-11)
     solver = Tridiagonal()
@@ -106,9 +104,7 @@ def test_a_periodic_system_in_the_plane():
         u, v = y
         return [u - u**3 - 5e-3 - v, u - v]
 
-    other = scipy.integrate.solve_ivp(
-        rates, (0, 3), [0.5, -0.2], t_eval=times, rtol=1e-10, atol=1e-12
-    )
+    other = scipy.integrate.solve_ivp(rates, (0, 3), [0.5, -0.2], t_eval=times, rtol=1e-10, atol=1e-12)
     for i, field in enumerate(equation.fields):
         assert np.allclose(result.values[field], other.y[i][:, None, None], rtol=0, atol=1e-7)
 

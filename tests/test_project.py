@@ -111,9 +111,7 @@ def test_imports_go_down_the_floors():
             at = f"{relative(path)}:{line}: {here} imports {there}"
             if there not in FLOORS:
                 problems.append(f"{at}, which has no floor")
-            elif here != there and (
-                FLOORS[there] > FLOORS[here] or frozenset({here, there}) in STRANGERS
-            ):
+            elif here != there and (FLOORS[there] > FLOORS[here] or frozenset({here, there}) in STRANGERS):
                 problems.append(at)
     report(problems, "imports go to lower floors only (FLOORS in this file):")
 
@@ -266,9 +264,7 @@ def test_fields_and_init_in_one_class():
             and "jaxsci" in Path(init.__code__.co_filename).parts
         ]
         if len({*homes, *written}) > 1:
-            problems.append(
-                f"{cls.__module__}.{cls.__qualname__}: fields in {homes}, __init__ in {written}"
-            )
+            problems.append(f"{cls.__module__}.{cls.__qualname__}: fields in {homes}, __init__ in {written}")
     report(problems, "fields and __init__ stand in one class:")
 
 
@@ -300,9 +296,7 @@ def public_names() -> dict[str, object]:
             ]
         else:
             names = [
-                node.name
-                for node in parse(path).body
-                if isinstance(node, ast.FunctionDef | ast.ClassDef)
+                node.name for node in parse(path).body if isinstance(node, ast.FunctionDef | ast.ClassDef)
             ]
         for short in names:
             if not short.startswith("_"):

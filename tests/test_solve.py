@@ -243,9 +243,7 @@ def test_nonfinite_residual_is_a_failure():
 # --- precision ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("dtype", "tiny", "rtol"), [(jnp.float64, 1e-30, 1e-12), (jnp.float32, 1e-20, 1e-5)]
-)
+@pytest.mark.parametrize(("dtype", "tiny", "rtol"), [(jnp.float64, 1e-30, 1e-12), (jnp.float32, 1e-20, 1e-5)])
 @pytest.mark.parametrize(
     "linear_solver", [None, jsci.linear.CG(), jsci.linear.GMRES()], ids=["default", "CG", "GMRES"]
 )

@@ -107,9 +107,7 @@ def test_inside_shard_map(solver, devices):
     many = jax.vmap(solve, (0, None))
     spread, everywhere = PartitionSpec("devices"), PartitionSpec()
     placed = jax.jit(
-        jax.shard_map(
-            many, mesh=mesh, in_specs=(spread, everywhere), out_specs=spread, check_vma=True
-        )
+        jax.shard_map(many, mesh=mesh, in_specs=(spread, everywhere), out_specs=spread, check_vma=True)
     )
     weight = jnp.asarray(100.0)
     value, steps = placed(starts, weight)
@@ -122,7 +120,9 @@ def test_inside_shard_map(solver, devices):
 def test_derivative_of_the_minimum(solver):
     fn, y0, args = PROBLEMS["curve"]
     wrap, make = SOLVERS[solver]
-    solve = jax.jit(lambda data: jsci.solve(wrap(fn), make(rtol=1e-12), jnp.asarray(y0), data, throw=False).value)
+    solve = jax.jit(
+        lambda data: jsci.solve(wrap(fn), make(rtol=1e-12), jnp.asarray(y0), data, throw=False).value
+    )
     data = jnp.asarray(args)
     direction = jnp.sin(jnp.arange(12.0))
     step = 1e-4

@@ -5,11 +5,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+
+import jaxsci as jsci
 from jaxsci import layers, pde
 from jaxsci.linear import LU
 from jaxsci.residuals import Block, StructuredLeastSquares
-
-import jaxsci as jsci
 
 
 def _waves(shape, count, seed=0):
@@ -52,9 +52,7 @@ def _reaction(ridge=1e-6, gauss_newton=False):
     scheme = layers.Scheme(grid, layers.MeanSquare(grid))
     basis = {f: _waves(grid.shape, 6, seed) for seed, f in enumerate("uv")}
     lift = {f: jnp.full(grid.shape, 0.3) for f in "uv"}
-    return StructuredLeastSquares(
-        scheme.blocks(equation, basis, lift, conditions), ridge, gauss_newton
-    )
+    return StructuredLeastSquares(scheme.blocks(equation, basis, lift, conditions), ridge, gauss_newton)
 
 
 def _burgers(ridge=1e-6, gauss_newton=False):
@@ -104,9 +102,7 @@ def test_closed_forms_are_the_derivatives_of_the_objective(make):
         ("Hessian", normal.hessian, hessian),
         ("objective", problem.objective(omega), value),
     ):
-        np.testing.assert_allclose(
-            found, wanted, rtol=0, atol=1e-10 * np.max(np.abs(wanted)), err_msg=name
-        )
+        np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-10 * np.max(np.abs(wanted)), err_msg=name)
     # Not by chance: there is curvature to be right about.
     assert np.max(np.abs(hessian - gram)) > 1e-4 * np.max(np.abs(gram))
 
@@ -182,9 +178,7 @@ def test_a_known_hessian_changes_no_derivative():
     star = jax.lax.stop_gradient(found.value)
     hessian = problem(0.1).normal_equations(star).hessian
     adjoint = jsci.ImplicitAdjoint(LU())
-    attach = lambda viscosity, hessian: jsci.attach(
-        problem(viscosity, hessian), star, adjoint=adjoint
-    )
+    attach = lambda viscosity, hessian: jsci.attach(problem(viscosity, hessian), star, adjoint=adjoint)
     slope = lambda hessian: jax.jit(jax.jacrev(attach))(0.1, hessian)
     np.testing.assert_allclose(slope(hessian), slope(None), rtol=1e-10)
 

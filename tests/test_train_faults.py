@@ -181,11 +181,7 @@ def test_strays_are_swept(run):
             r"parameters\.layers\[0\]\.weight is float64 of shape \(3, 1\) there.*\(4, 1\) here",
         ),
         (
-            {
-                "model": jax.tree.map(
-                    lambda x: x.astype("f4") if eqx.is_array(x) else x, make_model()
-                )
-            },
+            {"model": jax.tree.map(lambda x: x.astype("f4") if eqx.is_array(x) else x, make_model())},
             r"weight is float64 of shape \(3, 1\) there and float32 of shape",
         ),
         ({"optimizer": optax.sgd(0.05)}, r"optimizer.*there and absent here"),
@@ -350,9 +346,7 @@ def test_blow_up_keeps_finite_parameters_and_the_best(tmp_path):
 
     result = fit(400, tmp_path, loss=loss, optimizer=optax.sgd(schedule), checkpoint_every=10)
     assert result.status is Status.nonfinite
-    assert all(
-        np.isfinite(leaf).all() for leaf in jax.tree.leaves(eqx.filter(result.model, eqx.is_array))
-    )
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(eqx.filter(result.model, eqx.is_array)))
     assert result.best_step in (10, 20)
     assert np.isfinite(result.best_value)
     for path in (tmp_path / "checkpoints").iterdir():
@@ -528,9 +522,7 @@ class Mixed(eqx.Module):
 def make_mixed(value):
     half = jnp.full((2,), value, jnp.bfloat16)
     names = np.full(2, value)
-    return Mixed(
-        [half, jnp.asarray(value)], value, int(value), names, jax.random.key(2), jnp.sin, "x"
-    )
+    return Mixed([half, jnp.asarray(value)], value, int(value), names, jax.random.key(2), jnp.sin, "x")
 
 
 def test_model_round_trip(tmp_path):

@@ -38,20 +38,6 @@ class AbstractDiscretization(eqx.Module):
         """u = lift + Σₙ ωₙ basisₙ, of the kind of `lift`."""
 
 
-class _Stencils(eqx.Module):
-    """The fields of a change that vanishes at the initial level and meets homogeneous conditions."""
-
-    grid: pde.Grid
-    needed: tuple[pde.Derivative, ...] = eqx.field(static=True)
-    conditions: tuple
-    mask: Array
-
-    def __call__(self, values: dict[str, Array]) -> dict[str, Array]:
-        masked = {f: self.mask.astype(v.dtype) * v for f, v in values.items()}
-        d = self.grid.fields(masked, self.needed, self.conditions, homogeneous=True)
-        return {f: d[f] for f in d.keys()}
-
-
 class Scheme(AbstractDiscretization):
     """Discretise, then constrain: the residual is that of a scheme on a grid.
 
@@ -72,10 +58,10 @@ class Scheme(AbstractDiscretization):
     rows: Callable
 
     def blocks(self, equation, basis, lift, conditions=()):
-        basis = self._named(equation, basis, "basis", extra=1)
-        lift = self._named(equation, lift, "lift")
+        basis, lift = self._basis(equation, basis), self._named(equation, lift, "lift")
         needed = pde.required(equation)
-        dtype = jnp.result_type(*basis.values())
+        last = {f: jnp.moveaxis(v, 0, -1) for f, v in basis.items()}
+        linear = self.grid.fields(last, needed, conditions, homogeneous=True)
         full = self.grid.fields(lift, needed, conditions)
         shape = self.grid.row_shape
         return (
@@ -120,6 +106,10 @@ class Scheme(AbstractDiscretization):
             if isinstance(axis, pde.Levels):
                 mask = mask.at[(slice(None),) * position + (0,)].set(0)
         return mask
+
+    def _basis(self, equation, basis) -> dict[str, Array]:
+        named = self._named(equation, basis, "basis", extra=1)
+        return {f: self._mask(v.dtype) * v for f, v in named.items()}
 
     def _named(self, equation, values, name: str, extra: int = 0) -> dict[str, Array]:
         fields = equation.fields

@@ -220,7 +220,7 @@ class MixtureOfExperts(eqx.Module):
         weights = jnp.asarray(inside + outside * (1 - inside), dtype)
 
         def one(weight, blocks):
-            own = tuple(Block(b.basis, b.lift, b.law, _Weighted(b.rows, weight), b.expand) for b in blocks)
+            own = tuple(Block(b.basis, b.lift, b.law, _Weighted(b.rows, weight)) for b in blocks)
             return self.constraint.coefficients(own)
 
         many = jax.vmap(one, in_axes=(0, None))

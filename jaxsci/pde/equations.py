@@ -48,9 +48,9 @@ class DiffusionSorption(AbstractEquation):
     """R(u) u_t = D u_xx, with the Freundlich retardation R(u) = 1 + (1−φ)/φ ρₛ k n u^(n−1).
 
     R is singular at u = 0 (n < 1), and a solver's trial fields may be negative. Below `smallest`
-    = s it is evaluated at s·(1 − a tanh((1 − u/s)/a)), a = 0.9, in place of u: R stays positive,
+    = s it is evaluated at s·(1 − a tanh((1 − u/s)/a)), a = 1 − `floor`, in place of u: R stays positive,
     finite and monotone for every u, is exact for u ≥ s, and is twice continuously differentiable
-    (tanh has no second derivative at 0). Far below s it is the constant R(s/10).
+    (tanh has no second derivative at 0). Far below s it is the constant R(floor·s).
 
     **Arguments:** (PDEBench's values by default)
 
@@ -60,6 +60,7 @@ class DiffusionSorption(AbstractEquation):
     - `density`: ρₛ, of the solid [kg/m³].
     - `exponent`: n (dimensionless), below 1.
     - `smallest`: s, the smallest concentration at which R is exact (dimensionless).
+    - `floor`: in (0, 1); R far below s is R(floor·s). Larger values bend R less.
 
     **Reference:** M. Takamoto et al., PDEBench, NeurIPS 2022, appendix D.5.
     """
@@ -70,12 +71,13 @@ class DiffusionSorption(AbstractEquation):
     density: Float[Array, ""] = eqx.field(converter=jnp.asarray, default=2880.0)
     exponent: Float[Array, ""] = eqx.field(converter=jnp.asarray, default=0.874)
     smallest: float = eqx.field(default=1e-4, static=True)
+    floor: float = eqx.field(default=0.1, static=True)
     coordinates = ("x", "t")
     fields = ("u",)
 
     def retardation(self, u: Array) -> Array:
         """R(u), dimensionless, ≥ 1."""
-        s, a = self.smallest, 0.9
+        s, a = self.smallest, 1 - self.floor
         u = jnp.where(u < s, s * (1 - a * jnp.tanh((1 - u / s) / a)), u)
         sorbed = (1 - self.porosity) / self.porosity * self.density * self.freundlich
         return 1 + sorbed * self.exponent * u ** (self.exponent - 1)

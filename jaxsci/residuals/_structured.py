@@ -11,40 +11,28 @@ import jax.tree_util as jtu
 import lineax as lx
 from jaxtyping import Array, Float, PyTree
 
-from .. import _tree
 from .._residual import AbstractResidual, NormalEquations
 from ..linear import Operator
 
 Fields = dict[str, Array]
 
-# Basis functions whose columns are computed at a time: bounds the memory, fills a matrix product.
-_CHUNK = 16
-
-
-def _same(values: Fields) -> Fields:
-    return values
-
 
 class Block(eqx.Module):
-    """Rows e(ω) = P r(f(ω)) with fields f = lift_f + E_f (Σₙ ωₙ basisₙ).
+    """Rows e(ω) = P r(f(ω)) with fields f = lift_f + Σₙ ωₙ basis_fₙ.
 
     **Arguments:**
 
-    - `basis`: name → (N, *values), every basis function.
-    - `lift`: field name → (*points), the fields of what the basis is added to.
-    - `law`: {field name: (*points)} ↦ r of shape (equations, *points). Pointwise: r at a point depends
-      on the fields at that point alone. May hold traced arrays.
+    - `basis`: name → (N, *points), the fields of every basis function, computed once per solve.
+    - `lift`: name → (*points), the fields of what the basis is added to.
+    - `law`: {name: (*points)} ↦ r of shape (equations, *points). Pointwise: r at a point depends on
+      the fields at that point alone. May hold traced arrays.
     - `rows`: P, a linear map on arrays (equations, *points), such as a row scaling.
-    - `expand`: E, a linear map from {name: (*values)} to {field name: (*points)}, such as stencils. By
-      default the basis is given by its fields, computed once per solve; give a map where it costs less
-      than to hold every field of every basis function.
     """
 
     basis: Fields
     lift: Fields
     law: Callable[[Fields], Array]
     rows: Callable[[Array], Array]
-    expand: Callable[[Fields], Fields] = _same
 
     @property
     def unknowns(self) -> int:
@@ -53,16 +41,7 @@ class Block(eqx.Module):
 
     def fields(self, omega: Float[Array, " N"]) -> Fields:
         """f(ω)."""
-        return self._moved(self.expand({f: jnp.tensordot(omega, b, 1) for f, b in self.basis.items()}))
-
-    def _moved(self, change: Fields) -> Fields:
-        return {f: self.lift[f] + change[f] for f in self.lift}
-
-    def _expansion(self, omega: Array) -> tuple[Fields, Callable]:
-        """f(ω) and Eᵀ."""
-        values = {f: jnp.tensordot(omega, b, 1) for f, b in self.basis.items()}
-        change, pull = jax.vjp(self.expand, values)
-        return self._moved(change), lambda weights: pull(weights)[0]
+        return {f: self.lift[f] + jnp.tensordot(omega, self.basis[f], 1) for f in self.basis}
 
     def __call__(self, omega: Float[Array, " N"]) -> Array:
         """e(ω)."""
@@ -80,64 +59,43 @@ class Block(eqx.Module):
 
     def value_and_gradient(self, omega: Float[Array, " N"]) -> tuple[Array, Array]:
         """½‖e‖² and Jᵀe, by operations on vectors: the Jacobian is not formed."""
-        fields, pull = self._expansion(omega)
+        fields = self.fields(omega)
         r, slopes = self.slopes(fields)
-        e, pull_rows = jax.vjp(self.rows, r)
-        (q,) = pull_rows(e)
-        values = pull({f: jnp.sum(slopes[f] * q, axis=0) for f in fields})
-        gradient = sum(_contract(self.basis[f], values[f]) for f in values)
+        e, pull = jax.vjp(self.rows, r)
+        (q,) = pull(e)
+        weights = {f: jnp.sum(slopes[f] * q, axis=0) for f in fields}
+        gradient = sum(_contract(self.basis[f], weights[f]) for f in fields)
         return 0.5 * jnp.vdot(e, e), gradient
 
     def normal(self, omega: Float[Array, " N"], exact: bool) -> NormalEquations:
         """½‖e‖², Jᵀe, JᵀJ and Σᵢ eᵢ ∂²eᵢ in closed form.
 
-        With d_f = ∂r/∂f and B_f = E_f basis: J = P Σ_f diag(d_f) B_f, and with q = Pᵀe the second-order
-        term is Σ_fg B_fᵀ diag(q ∂²r/∂f∂g) B_g over the pairs in which r is not linear.
+        With d_f = ∂r/∂f: J = P Σ_f diag(d_f) B_f, and with q = Pᵀe the second-order term is
+        Σ_fg B_fᵀ diag(q ∂²r/∂f∂g) B_g over the pairs in which r is not linear.
         """
         n = self.unknowns
-        fields, pull = self._expansion(omega)
-        # The barriers keep XLA from computing the slopes again for every basis function.
+        fields = self.fields(omega)
+        # The barrier keeps XLA from computing the slopes again for every basis function.
         r, slopes = jax.lax.optimization_barrier(self.slopes(fields))
-        e, pull_rows = jax.vjp(self.rows, r)
-        pairs = self._nonlinear_pairs(fields) if exact else []
-        weights = {}
-        if pairs:
-            weights = jax.lax.optimization_barrier(self._bends(fields, pull_rows(e)[0], pairs))
-
-        def some(start):
-            """The columns of J of some basis functions, and their rows of Sᵀ."""
-            cut = lambda b: jax.lax.dynamic_slice_in_dim(b, start, size)
-            own = jax.vmap(self.expand)({f: cut(b) for f, b in self.basis.items()})
-            columns = sum(slopes[f] * own[f][:, None] for f in own)
-            columns = jax.vmap(self.rows)(columns).reshape(size, -1)
-            if not weights:
-                return columns, jnp.zeros((size, n), columns.dtype)
-            half = {f: jnp.zeros_like(v) for f, v in own.items()}
-            for (f, g), weight in weights.items():
-                # Half of each diagonal pair, whole of each other one: C = S + Sᵀ.
-                half[f] = half[f] + (0.5 if f == g else 1.0) * weight * own[g]
-            back = jax.vmap(pull)(half)
-            s = sum(_product(_flat(back[f]), _flat(self.basis[f])) for f in back)
-            return columns, s
-
-        size = min(n, _CHUNK)
-        count = -(-n // size)
-        if count == 1:
-            columns, s = some(0)
-        else:
-            # The last chunk starts early where N is no multiple: some rows are computed twice.
-            def put(i, whole):
-                start = jnp.minimum(i * size, n - size)
-                place = lambda a, b: jax.lax.dynamic_update_slice_in_dim(a, b, start, 0)
-                return jax.tree.map(place, whole, some(start))
-
-            like = jax.eval_shape(some, 0)
-            empty = jax.tree.map(lambda x: jnp.zeros((n, *x.shape[1:]), x.dtype), like)
-            empty = _tree.vary_like(empty, self, omega)
-            columns, s = jax.lax.fori_loop(0, count, put, empty)
-        gram, gradient = _product(columns, columns), _contract(columns, e)
-        curvature = s + s.T if exact else None
-        return NormalEquations(0.5 * jnp.vdot(e, e), gradient, gram, curvature)
+        columns = sum(slopes[f] * self.basis[f][:, None] for f in self.basis)
+        both = jax.vmap(self.rows)(jnp.concatenate([columns, r[None]])).reshape(n + 1, -1)
+        gram = _product(both, both)
+        jtj, gradient, value = gram[:n, :n], gram[:n, n], 0.5 * gram[n, n]
+        if not exact:
+            return NormalEquations(value, gradient, jtj, None)
+        pairs = self._nonlinear_pairs(fields)
+        if not pairs:
+            return NormalEquations(value, gradient, jtj, jnp.zeros_like(jtj))
+        shape = jax.ShapeDtypeStruct(r.shape, r.dtype)
+        (q,) = jax.linear_transpose(self.rows, shape)(self.rows(r))
+        weights = jax.lax.optimization_barrier(self._bends(fields, q, pairs))
+        half: Fields = {}
+        for (f, g), weight in weights.items():
+            # Half of each diagonal pair, whole of each other one: C = S + Sᵀ.
+            part = (0.5 if f == g else 1.0) * weight * self.basis[g]
+            half[f] = half[f] + part if f in half else part
+        s = sum(_product(self.basis[f].reshape(n, -1), half[f].reshape(n, -1)) for f in half)
+        return NormalEquations(value, gradient, jtj, s + s.T)
 
     def _bends(self, fields: Fields, q: Array, pairs) -> dict[tuple[str, str], Array]:
         """Σ_e q_e ∂²r_e/∂f∂g for the given pairs."""
@@ -173,11 +131,8 @@ def _is_in(variable, live) -> bool:
 
 def _contract(basis: Float[Array, "N *points"], weights: Float[Array, " *points"]) -> Array:
     """Σ over points."""
-    return jnp.matmul(_flat(basis), weights.reshape(-1), precision=jax.lax.Precision.HIGHEST)
-
-
-def _flat(a: Float[Array, "n ..."]) -> Float[Array, "n m"]:
-    return a.reshape(a.shape[0], -1)
+    flat = basis.reshape(basis.shape[0], -1)
+    return jnp.matmul(flat, weights.reshape(-1), precision=jax.lax.Precision.HIGHEST)
 
 
 def _product(a: Float[Array, "n m"], b: Float[Array, "k m"]) -> Float[Array, "n k"]:
@@ -189,7 +144,8 @@ class StructuredLeastSquares(AbstractResidual):
     """min over ω of ½ Σ_b ‖P_b r_b(lift + Σₙ ωₙ basisₙ)‖² + ½ ρ ‖ω‖².
 
     Equations of physics are nonlinear pointwise and linear in the derivatives, and the derivatives are
-    linear in the coefficients ω. So an evaluation is a contraction and a pointwise function, and Jacobian and Hessian have closed forms.
+    linear in the coefficients ω. So the fields of every basis function are computed once, an
+    evaluation is a contraction and a pointwise function, and Jacobian and Hessian have closed forms.
 
     **Arguments:**
 
