@@ -60,7 +60,7 @@ def kkt_equations(y, a):
 
 
 def implicit_euler(step):
-    return jax.lax.scan(lambda y, _: (step(y), None), START, None, length=3)[0]
+    return jax.lax.scan(lambda y, _: (step(y), None), step(START), None, length=2)[0]
 
 
 def solved(residual, a, start=START):

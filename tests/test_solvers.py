@@ -78,7 +78,7 @@ def test_lanes_stop_on_their_own(solver):
     for i, start in enumerate(starts):
         one = alone(start)
         assert int(one.stats.steps) == counts[i]
-        np.testing.assert_allclose(many.value[i], one.value, rtol=0, atol=1e-12)
+        np.testing.assert_allclose(many.value[i], one.value, rtol=0, atol=1e-11)
     np.testing.assert_allclose(many.value, 1.0, atol=1e-8)
 
 
@@ -86,9 +86,9 @@ def test_in_optimistix():
     """The same classes under Optimistix's own entry points."""
     fn, y0, args = PROBLEMS["curve"]
     y0, args = jnp.asarray(y0), jnp.asarray(args)
-    first = optx.least_squares(fn, jsci.solvers.LevenbergMarquardt(rtol=1e-10), y0, args)
+    first = optx.least_squares(fn, jsci.solvers.LevenbergMarquardt(rtol=1e-8), y0, args)
     np.testing.assert_allclose(first.value, scipys("curve"), rtol=1e-7)
-    second = optx.minimise(half(fn), jsci.solvers.BFGS(rtol=1e-10), y0, args)
+    second = optx.minimise(half(fn), jsci.solvers.BFGS(rtol=1e-8), y0, args)
     np.testing.assert_allclose(second.value, scipys("curve"), rtol=1e-7)
 
 

@@ -20,7 +20,7 @@ from ._hard_constraint import Constrained, HardConstraint
 
 
 class AbstractPartition(eqx.Module):
-    """How a grid is shared out among experts."""
+    """How a grid is shared out among experts: `Windows` or `Boxes`."""
 
     counts: eqx.AbstractVar[tuple[tuple[str, int], ...]]
 

@@ -25,7 +25,7 @@ def hold(coefficients: Array, converged: Bool[Array, ""]) -> Array:
 
 
 def poison(coefficients: Array, converged: Bool[Array, ""]) -> Array:
-    """Failure policy: the value of an unconverged solve is NaN."""
+    """Failure policy: the value of an unconverged solve is NaN, and so is what is made of it."""
     return jnp.where(converged, coefficients, jnp.nan)
 
 

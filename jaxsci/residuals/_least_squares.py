@@ -34,8 +34,7 @@ class LeastSquares(AbstractResidual):
 
     @property
     def tags(self):
-        extra = {lx.positive_semidefinite_tag} if self.gauss_newton else set()
-        return frozenset({lx.symmetric_tag} | extra)
+        return frozenset({lx.symmetric_tag})
 
     def __call__(self, y: PyTree[Array], args: PyTree[Any]) -> PyTree[Array]:
         return self.fn(y, args)
@@ -53,4 +52,4 @@ class LeastSquares(AbstractResidual):
             _, pull = jax.vjp(lambda y: self.fn(y, args), y)
             return pull(jv)[0]
 
-        return Operator(mv, y, None, self.tags)
+        return Operator(mv, y, None, self.tags | {lx.positive_semidefinite_tag})
