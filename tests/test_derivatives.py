@@ -93,7 +93,7 @@ PROBLEMS = {
         lambda a: newton_unrolled(jax.grad(lambda y: 0.5 * jnp.sum(curved(y, a) ** 2)), NEAR),
     ),
     "least squares, Gauss-Newton": (
-        lambda a: solved(jsci.LeastSquares(consistent, gauss_newton=True), a),
+        lambda a: solved(jsci.LeastSquares(consistent, gauss_newton=True), a, jnp.array([0.9, 0.5])),
         lambda a: jnp.array([jnp.cbrt(a[0]), a[1]]),
     ),
     "minimum": (

@@ -128,7 +128,7 @@ class BFGS(optx.AbstractMinimiser):
 
     def terminate(self, fn, y, args, options, state, tags):
         done, result = self.status(state)
-        ok = result == RESULTS.successful
+        ok = ~done | (result == RESULTS.successful)
         failure = optx.RESULTS.nonlinear_divergence
         return done, optx.RESULTS.where(ok, optx.RESULTS.successful, failure)
 
