@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from .. import pde
+from .. import _tree, pde
 
 
 class MeanSquare(eqx.Module):
@@ -105,8 +105,8 @@ class SpaceTimeInverse(eqx.Module):
             v = flat.reshape(fields, cells)
             return (v, *before[:-1]), v
 
-        zeros = jnp.zeros((fields, cells), r.dtype)
-        _, v = jax.lax.scan(advance, (zeros,) * max(order, 1), (r, inverse, jnp.moveaxis(lags, 1, 0)))
+        first = _tree.vary_like((jnp.zeros((fields, cells), r.dtype),) * max(order, 1), r)
+        _, v = jax.lax.scan(advance, first, (r, inverse, jnp.moveaxis(lags, 1, 0)))
         v = jnp.moveaxis(v, 0, 1).reshape(fields, levels, *space)
         return jnp.asarray(self.weights, v.dtype) * v
 
