@@ -17,7 +17,7 @@ from jaxsci.train import Status
 LABELS = {
     "soft": "soft penalty",
     "hard": "single hard constraint",
-    "boxes": "independent boxes",
+    "boxes": "boxes (weighted rows)",
     "windows": "partition of unity (ours)",
 }
 

@@ -5,7 +5,8 @@ same data, network and budget:
 
 - soft:    the network's output is u, and the equation is a penalty;
 - hard:    the network gives 16 basis functions, and a solve finds their coefficients;
-- boxes:   the same with 4 independent experts on disjoint boxes (Chalapathi et al., ICLR 2024);
+- boxes:   the same with 4 independent experts on disjoint boxes, rows outside weighted by 0.1 (a variant
+           of Chalapathi et al., ICLR 2024, whose experts see the rows of their own box only);
 - windows: the same with 4 experts under a partition of unity, one consistent solve (ours).
 
 `python examples/diffusion_sorption_experts.py` writes pictures and metrics.json to out/diffusion_sorption.

@@ -76,7 +76,7 @@ class Boxes(AbstractPartition):
     the paper nothing couples the experts: the result jumps between boxes. In the paper an expert sees,
     beyond its box, the rows of initial and boundary values only; that is `outside = 0` here, where
     these hold by construction. A small positive weight decides what the box alone leaves open, and
-    turns into the single constraint at 1.
+    turns into the single constraint at 1; with it the method is no longer the paper's.
 
     **Arguments:**
 
@@ -144,7 +144,7 @@ class MixtureOfExperts(eqx.Module):
     **Arguments:**
 
     - `constraint`: a `HardConstraint` on a `Scheme`.
-    - `partition`: `Windows` (our default) or `Boxes` (the paper's).
+    - `partition`: `Windows` (our default) or `Boxes` (the paper's with `outside=0`).
     - `mesh`, `axis`: for `Boxes`, a `jax.sharding.Mesh` and the name of its axis over which the
       experts are placed with `jax.shard_map`; their number must be a multiple of the devices'. Each
       device iterates until its own experts are done.
