@@ -34,12 +34,17 @@ def contraction(y, a):
     return 0.4 * jnp.tanh(jnp.array([[0.3, -0.8], [0.5, 0.2]]) @ y + a)
 
 
+def vector(*entries):
+    # jnp.stack, which jax 0.8 cannot differentiate twice in reverse mode inside shard_map.
+    return sum(x * e for x, e in zip(entries, np.eye(len(entries)), strict=True))
+
+
 def curved(y, a):
-    return jnp.array([y[0] ** 2 - a[0], y[1] + jnp.exp(0.3 * y[0]) - a[1], a[0] * y[0] * y[1] - 0.3])
+    return vector(y[0] ** 2 - a[0], y[1] + jnp.exp(0.3 * y[0]) - a[1], a[0] * y[0] * y[1] - 0.3)
 
 
 def consistent(y, a):
-    return jnp.array([y[0] ** 3 - a[0], (y[1] - a[1]) * (1 + y[0] ** 2), y[0] * (y[1] - a[1])])
+    return vector(y[0] ** 3 - a[0], (y[1] - a[1]) * (1 + y[0] ** 2), y[0] * (y[1] - a[1]))
 
 
 def bowl(y, a):
@@ -51,7 +56,7 @@ def circle(x, a):
 
 
 def pendulum(y, a):
-    return jnp.array([y[1], -a[0] * jnp.sin(y[0]) - a[1] * y[1]])
+    return vector(y[1], -a[0] * jnp.sin(y[0]) - a[1] * y[1])
 
 
 def kkt_equations(y, a):

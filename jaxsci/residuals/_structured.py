@@ -11,6 +11,7 @@ import jax.tree_util as jtu
 import lineax as lx
 from jaxtyping import Array, Float, PyTree
 
+from .. import _tree
 from .._residual import AbstractResidual, NormalEquations
 from ..linear import Operator
 
@@ -57,12 +58,20 @@ class Block(eqx.Module):
 
         return self.law(fields), {f: along(f) for f in fields}
 
+    def _weighed(self, r: Array) -> tuple[Array, Array]:
+        """e = P r and q = Pᵀe.
+
+        Inside shard_map P may vary over the mesh where r does not, and the transpose of that is a sum
+        over the mesh: of the rows of other devices' experts. So r is made to vary first.
+        """
+        e, pull = jax.vjp(self.rows, _tree.vary_like(r, self))
+        return e, pull(e)[0]
+
     def value_and_gradient(self, omega: Float[Array, " N"]) -> tuple[Array, Array]:
         """½‖e‖² and Jᵀe, by operations on vectors: the Jacobian is not formed."""
         fields = self.fields(omega)
         r, slopes = self.slopes(fields)
-        e, pull = jax.vjp(self.rows, r)
-        (q,) = pull(e)
+        e, q = self._weighed(r)
         weights = {f: jnp.sum(slopes[f] * q, axis=0) for f in fields}
         gradient = sum(_contract(self.basis[f], weights[f]) for f in fields)
         return 0.5 * jnp.vdot(e, e), gradient
@@ -86,8 +95,7 @@ class Block(eqx.Module):
         pairs = self._nonlinear_pairs(fields)
         if not pairs:
             return NormalEquations(value, gradient, jtj, jnp.zeros_like(jtj))
-        shape = jax.ShapeDtypeStruct(r.shape, r.dtype)
-        (q,) = jax.linear_transpose(self.rows, shape)(self.rows(r))
+        _, q = self._weighed(r)
         weights = jax.lax.optimization_barrier(self._bends(fields, q, pairs))
         half: Fields = {}
         for (f, g), weight in weights.items():
