@@ -12,8 +12,12 @@ from jaxtyping import Array, PyTree
 
 def dot(a: PyTree[Array], b: PyTree[Array]) -> Array:
     """⟨a, b⟩ = Σ conj(aᵢ) bᵢ over every leaf."""
-    products = jtu.tree_map(lambda x, y: jnp.vdot(x, y, precision=jax.lax.Precision.HIGHEST), a, b)
-    return sum(jtu.tree_leaves(products))
+
+    def one(x, y):
+        # Not `vdot`, whose flattening gathers an array that is sharded along two axes.
+        return jnp.tensordot(jnp.conj(x), y, jnp.ndim(x), precision=jax.lax.Precision.HIGHEST)
+
+    return sum(jtu.tree_leaves(jtu.tree_map(one, a, b)))
 
 
 def norm(tree: PyTree[Array]) -> Array:
@@ -37,6 +41,11 @@ def axpy(scale: Array, x: PyTree[Array], y: PyTree[Array]) -> PyTree[Array]:
 def scaled(scale: Array, x: PyTree[Array]) -> PyTree[Array]:
     """scale · x, in the dtypes of x."""
     return jtu.tree_map(lambda u: (scale * u).astype(u.dtype), x)
+
+
+def conj(tree: PyTree[Array]) -> PyTree[Array]:
+    """The complex conjugate of every leaf."""
+    return jtu.tree_map(jnp.conj, tree)
 
 
 def where(condition: Array, a: PyTree[Array], b: PyTree[Array]) -> PyTree[Array]:

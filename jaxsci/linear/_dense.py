@@ -90,5 +90,8 @@ class Cholesky(AbstractLinearSolver):
 
     def apply(self, operator, prepared, b, transpose):
         matrix, factor = prepared
-        x = _refined(matrix, _tree.ravel(b), lambda r: jsl.cho_solve((factor, True), r))
+        v = _tree.ravel(b)
+        v = v.conj() if transpose else v  # Aᵀ x = b is A x̄ = b̄ for a Hermitian A
+        x = _refined(matrix, v, lambda r: jsl.cho_solve((factor, True), r))
+        x = x.conj() if transpose else x
         return _tree.unravel(x, b), jnp.array(0)

@@ -37,6 +37,8 @@ class CG(AbstractLinearSolver):
         return None
 
     def apply(self, operator, prepared, b, transpose):
+        if transpose:
+            b = _tree.conj(b)  # Aᵀ x = b is A x̄ = b̄ for a Hermitian A
         precondition = (lambda r: r) if self.preconditioner is None else self.preconditioner
         target = _tolerance(self.rtol, b) * _tree.norm(b)
         limit = 10 * operator.size + 100 if self.max_steps is None else self.max_steps
@@ -50,14 +52,14 @@ class CG(AbstractLinearSolver):
         def iterate(carry):
             k, x, r, p, rho = carry
             ap = operator.mv(p)
-            alpha = rho / _tree.dot(p, ap)
+            alpha = rho / _tree.dot(p, ap).real
             x, r = _tree.axpy(alpha, p, x), _tree.axpy(-alpha, ap, r)
             z = precondition(r)
-            new = _tree.dot(r, z)
+            new = _tree.dot(r, z).real
             return k + 1, x, r, _tree.axpy(new / rho, p, z), new
 
-        k, x, *_ = _tree.while_loop(unfinished, iterate, (0, x, b, z, _tree.dot(b, z)))
-        return x, k
+        k, x, *_ = _tree.while_loop(unfinished, iterate, (0, x, b, z, _tree.dot(b, z).real))
+        return _tree.conj(x) if transpose else x, k
 
 
 class GMRES(AbstractLinearSolver):
@@ -116,7 +118,7 @@ def _arnoldi_step(mv: Callable, r, m: int):
     """argmin over the Krylov space of dimension m of ‖r − A d‖₂."""
     beta = _tree.norm(r)
     first = jtu.tree_map(lambda x: jnp.zeros((m + 1, *x.shape), x.dtype).at[0].set(x / beta), r)
-    hessenberg = jnp.zeros((m + 1, m), beta.dtype)
+    hessenberg = jnp.zeros((m + 1, m), jnp.result_type(*jtu.tree_leaves(r)))
     small = jnp.finfo(beta.dtype).eps
 
     def extend(carry):
@@ -125,7 +127,7 @@ def _arnoldi_step(mv: Callable, r, m: int):
         before = _tree.norm(w)
         column = jnp.zeros(m + 1, hessenberg.dtype)
         for _ in range(2):
-            h = sum(jtu.tree_leaves(jtu.tree_map(lambda v, x: _contract(v, x, x.ndim), basis, w)))
+            h = sum(jtu.tree_leaves(jtu.tree_map(lambda v, x: _contract(v.conj(), x, x.ndim), basis, w)))
             w = jtu.tree_map(lambda x, v, h=h: x - _contract(h, v, 1).astype(x.dtype), w, basis)
             column = column + h
         after = _tree.norm(w)

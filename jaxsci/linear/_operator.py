@@ -35,12 +35,12 @@ class Operator(eqx.Module):
 
     @property
     def symmetric(self) -> bool:
-        """Whether A = Aᵀ was promised."""
+        """Whether A = Aᵀ (if complex, possibly A = Aᴴ) was promised."""
         return lx.symmetric_tag in self.tags or self.positive
 
     @property
     def positive(self) -> bool:
-        """Whether A was promised to be symmetric positive (semi-)definite."""
+        """Whether A was promised to be symmetric (if complex, Hermitian) positive definite."""
         return lx.positive_semidefinite_tag in self.tags
 
     def matrix(self) -> Float[Array, "n n"]:
@@ -54,7 +54,8 @@ class Operator(eqx.Module):
 
     def transpose(self) -> "Operator":
         """Aᵀ (not conjugated)."""
-        if self.symmetric:
+        real = not any(jnp.issubdtype(x.dtype, jnp.complexfloating) for x in jtu.tree_leaves(self.like))
+        if lx.symmetric_tag in self.tags or (self.positive and real):
             return self
 
         def mv_t(x):
