@@ -158,8 +158,7 @@ def _gradient(one):
 def _against(sizes, scheme, equation, lifts, bases, experts) -> Iterator[Row]:
     partition = layers.Boxes({"x": experts}, outside=0.1)
     layer = layers.HardConstraint(scheme)
-    at_rows = partition.indicators(scheme.grid, at_rows=True)
-    weights = jnp.asarray(at_rows + 0.1 * (1 - at_rows))
+    weights = jnp.asarray(partition.weights(scheme.grid, equation.conditions()))
     inside = jnp.asarray(partition.indicators(scheme.grid, at_rows=False))
     peer = _Optimistix(scheme, equation, weights, inside, layer.ridge, 1e-6, sizes.max_steps)
     quality = eqx.filter_jit(lambda *a: jax.vmap(lambda *b: _quality(peer, *b))(*a))

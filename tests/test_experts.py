@@ -75,6 +75,7 @@ def test_boxes_are_a_loop_over_weights():
     for k in range(4):
         own = np.zeros(GRID.row_shape)
         own[:, 4 * k : 4 * k + 4] = 1.0
+        own[:, [0, -1]] = 1.0  # every expert sees the rows next to the faces
         scheme = layers.Scheme(GRID, _Weighted(SCHEME.rows, own + 0.2 * (1 - own)))
         layer = eqx.tree_at(lambda c: c.discretization, CONSTRAINT, scheme)
         one = jax.jit(lambda basis, layer=layer: _apply(layer, basis))(BASIS)
@@ -83,6 +84,34 @@ def test_boxes_are_a_loop_over_weights():
         assert int(found.steps[k]) == int(one.steps)
         cells = slice(4 * k, 4 * k + 4)
         np.testing.assert_allclose(found.values[:, cells], one.values[:, cells], rtol=0, atol=1e-9)
+
+
+def test_the_published_form():
+    """u = basis · ωₖ; an expert sees its own rows, those next to the faces, and all initial values."""
+    scheme = layers.Scheme(GRID, SCHEME.rows, exact_initial=False)
+    constraint = eqx.tree_at(lambda c: c.discretization, CONSTRAINT, scheme)
+    partition = layers.Boxes({"x": 2})
+    found = jax.jit(lambda basis: _apply(layers.MixtureOfExperts(constraint, partition), basis))(BASIS)
+    assert np.all(found.converged)
+    conditions = TYPICAL.conditions()
+    for k, cells in enumerate((slice(0, 8), slice(8, 16))):
+        seen = np.zeros(GRID.row_shape)
+        seen[:, cells] = 1
+        seen[:, [0, -1]] = 1
+
+        def objective(omega, seen=seen):
+            u = jnp.tensordot(omega, BASIS, 1)
+            rows = seen * scheme.residual(TYPICAL, u, conditions)
+            return 0.5 * jnp.sum(rows**2) + 0.5 * jnp.mean((u[0] - 0.3) ** 2) + 0.5e-6 * omega @ omega
+
+        omega = found.coefficients[k]
+        f = jax.jit(jax.grad(objective))
+        h = 1e-4 * np.linalg.norm(f(jnp.zeros_like(omega)))
+        assert np.linalg.norm(f(omega)) < h
+        np.testing.assert_allclose(found.values[:, cells], jnp.tensordot(omega, BASIS, 1)[:, cells])
+    with pytest.raises(ValueError, match="`exact_initial` is False"):
+        space = pde.Grid({"x": pde.Cells(np.linspace(0, 1, 17))})
+        layers.Scheme(space, layers.MeanSquare(space), exact_initial=False)
 
 
 SOLVERS = [jsci.solvers.BFGS(rtol=1e-8), jsci.solvers.LevenbergMarquardt(rtol=1e-8)]

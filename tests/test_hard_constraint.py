@@ -90,15 +90,14 @@ def _unrolled_values(name, layer, omega, theta):
     if name == "windows":
         basis = layer.windowed(theta["basis"])
         return SCHEME.combine(_unrolled(omega, theta, basis), basis, theta["lift"])
-    inside = jnp.asarray(BOXES.indicators(GRID, at_rows=True))
+    weights = jnp.asarray(BOXES.weights(GRID, TYPICAL.conditions()))
     boxes = jnp.asarray(BOXES.indicators(GRID, at_rows=False))
 
-    def expert(omega, inside, box):
-        weight = inside + BOXES.outside * (1 - inside)
+    def expert(omega, weight, box):
         found = _unrolled(omega, theta, theta["basis"], weight)
         return box * SCHEME.combine(found, theta["basis"], theta["lift"])
 
-    return jnp.sum(jax.vmap(expert)(omega, inside, boxes), axis=0)
+    return jnp.sum(jax.vmap(expert)(omega, weights, boxes), axis=0)
 
 
 @pytest.mark.parametrize("name", list(LAYERS))

@@ -1,12 +1,14 @@
 """How an equation becomes rows: on a grid by the scheme, or at points by exact derivatives."""
 
 import abc
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from .. import pde
@@ -49,6 +51,10 @@ class Scheme(AbstractDiscretization):
 
     - `grid`: a `pde.Grid`.
     - `rows`: the row scaling, `SpaceTimeInverse` or `MeanSquare`.
+    - `exact_initial`: False for the published ansatz u = Σₙ ωₙ basisₙ: of the lift only the initial
+      values u₀ are used, and they are asked for by further rows √(w/Σw) (u(t₀) − u₀), in the unit of u.
+
+    **Raises:** `ValueError` for `exact_initial=False` on a grid without a time axis.
 
     A basis is a mapping of field names to arrays (N, *grid.shape), a lift to arrays (*grid.shape); for
     an equation of one field the array alone will do.
@@ -56,9 +62,21 @@ class Scheme(AbstractDiscretization):
 
     grid: pde.Grid
     rows: Callable
+    exact_initial: bool = eqx.field(static=True, default=True)
+
+    def __check_init__(self):
+        if not self.exact_initial and self._time() is None:
+            raise ValueError(
+                f"`exact_initial` is False, but the axes of `grid` are {tuple(self.grid.axes)} and none of "
+                "them is a time axis (`pde.Levels`), so there are no initial values. Leave it out."
+            )
 
     def blocks(self, equation, basis, lift, conditions=()):
         basis, lift = self._basis(equation, basis), self._named(equation, lift, "lift")
+        initial = ()
+        if not self.exact_initial:
+            initial = (self._initial(basis, lift),)
+            lift = {f: jnp.zeros_like(v) for f, v in lift.items()}
         needed = pde.required(equation)
         last = {f: jnp.moveaxis(v, 0, -1) for f, v in basis.items()}
         linear = self.grid.fields(last, needed, conditions, homogeneous=True)
@@ -71,14 +89,36 @@ class Scheme(AbstractDiscretization):
                 _Law(equation, self._points(shape, next(iter(lift.values())).dtype)),
                 self.rows,
             ),
+            *initial,
         )
 
     def combine(self, omega, basis, lift):
         single = not isinstance(lift, Mapping)
         basis, lift = ({"": basis}, {"": lift}) if single else (basis, lift)
         mask = self._mask(omega.dtype)
-        out = {f: lift[f] + mask * jnp.tensordot(omega, basis[f], 1) for f in lift}
+        out = {f: mask * jnp.tensordot(omega, basis[f], 1) for f in lift}
+        if self.exact_initial:
+            out = {f: lift[f] + v for f, v in out.items()}
         return out[""] if single else out
+
+    def _initial(self, basis, lift) -> Block:
+        """The rows √(w/Σw) (u(t₀) − u₀) of all fields."""
+        at = self._time()
+        widths = [axis.widths() for i, axis in enumerate(self.grid.axes.values()) if i != at]
+        measure = functools.reduce(np.multiply.outer, widths, np.ones(()))
+        weight = np.sqrt(measure / measure.sum())
+        names = tuple(lift)
+        return Block(
+            {f: jnp.take(v, 0, at + 1) for f, v in basis.items()},
+            {f: -jnp.take(v, 0, at) for f, v in lift.items()},
+            lambda fields: jnp.stack([fields[f] for f in names]),
+            _Times(weight),
+        )
+
+    def _time(self) -> int | None:
+        """The position of the time axis."""
+        kinds = [isinstance(axis, pde.Levels) for axis in self.grid.axes.values()]
+        return kinds.index(True) if True in kinds else None
 
     def residual(
         self, equation: pde.AbstractEquation, values: Any, conditions: Sequence = ()
@@ -100,12 +140,12 @@ class Scheme(AbstractDiscretization):
         return pde.Point({name: jnp.broadcast_to(point[name], shape) for name in point})
 
     def _mask(self, dtype) -> Array:
-        """Zero at the initial level, one elsewhere."""
+        """Zero at the initial level if its values are exact, one elsewhere."""
         mask = jnp.ones(self.grid.shape, dtype)
-        for position, axis in enumerate(self.grid.axes.values()):
-            if isinstance(axis, pde.Levels):
-                mask = mask.at[(slice(None),) * position + (0,)].set(0)
-        return mask
+        at = self._time()
+        if at is None or not self.exact_initial:
+            return mask
+        return mask.at[(slice(None),) * at + (0,)].set(0)
 
     def _basis(self, equation, basis) -> dict[str, Array]:
         named = self._named(equation, basis, "basis", extra=1)
@@ -183,7 +223,7 @@ class _Times(eqx.Module):
     factor: Any
 
     def __call__(self, r):
-        return self.factor * r
+        return jnp.asarray(self.factor, r.dtype) * r
 
 
 def _plain(d: pde.Derivatives) -> dict[str, Array]:

@@ -70,22 +70,22 @@ class Windows(AbstractPartition):
 
 
 class Boxes(AbstractPartition):
-    """Disjoint boxes, each with its own coefficients from its own solve: u = lift + basis · ωₖ in box k.
+    """Disjoint boxes, each with its own coefficients from its own solve: in box k, u = lift + basis · ωₖ.
 
-    Expert k minimises ½‖Dₖ rows(ω)‖² where Dₖ is 1 on the rows of its box and `outside` elsewhere. As in
-    the paper nothing couples the experts: the result jumps between boxes. In the paper an expert sees,
-    beyond its box, the rows of initial and boundary values only; that is `outside = 0` here, where
-    these hold by construction. A small positive weight decides what the box alone leaves open, and
-    turns into the single constraint at 1; with it the method is no longer the paper's.
+    Expert k minimises ½‖Dₖ rows(ω)‖², where Dₖ is 1 on the rows of its box, and 1 on those of the cells
+    at the faces of the domain and on the rows of initial values, which every expert sees as in the
+    paper; `outside` elsewhere. With `Scheme(..., exact_initial=False)` this is the published method, but
+    for the scaling of its rows. Nothing couples the experts: the result jumps between boxes.
 
     **Arguments:**
 
     - `counts`: axis name → number of boxes along it, such as {"x": 4}.
-    - `outside`: weight in [0, 1] of the rows outside the box.
+    - `outside`: weight in [0, 1] of the other rows; 0 in the paper. A small positive weight decides what
+      the box alone leaves open; with 1 every expert is the single constraint.
     """
 
     counts: tuple[tuple[str, int], ...] = eqx.field(converter=_counts, static=True)
-    outside: float = eqx.field(static=True, default=0.1)
+    outside: float = eqx.field(static=True, default=0.0)
 
     def __check_init__(self):
         if not 0 <= self.outside <= 1:
@@ -109,6 +109,16 @@ class Boxes(AbstractPartition):
             along.append([w.astype(float).reshape(shape) for w in inside])
         ones = np.ones(grid.row_shape if at_rows else grid.shape)
         return np.stack([math.prod(parts, start=ones) for parts in itertools.product(*along)])
+
+    def weights(self, grid: pde.Grid, conditions: Sequence) -> np.ndarray:
+        """Dₖ at the rows of the equation, (K, *row_shape)."""
+        periodic = {c.axis for c in conditions if isinstance(c, pde.Periodic)}
+        seen = np.zeros(grid.row_shape, bool)
+        for position, (name, axis) in enumerate(grid.axes.items()):
+            if axis.has_faces and name not in periodic:
+                np.moveaxis(seen, position, 0)[[0, -1]] = True
+        inside = self.indicators(grid, at_rows=True)
+        return np.where(seen | (inside > 0), 1.0, self.outside)
 
 
 class _Weighted(eqx.Module):
@@ -144,7 +154,7 @@ class MixtureOfExperts(eqx.Module):
     **Arguments:**
 
     - `constraint`: a `HardConstraint` on a `Scheme`.
-    - `partition`: `Windows` (our default) or `Boxes` (the paper's with `outside=0`).
+    - `partition`: `Windows` (our default) or `Boxes` (the paper's).
     - `mesh`, `axis`: for `Boxes`, a `jax.sharding.Mesh` and the name of its axis over which the
       experts are placed with `jax.shard_map`; their number must be a multiple of the devices'. Each
       device iterates until its own experts are done.
@@ -214,14 +224,13 @@ class MixtureOfExperts(eqx.Module):
     def _separately(self, equation, basis, lift, conditions) -> Constrained:
         scheme = self.constraint.discretization
         blocks = scheme.blocks(equation, basis, lift, conditions)
-        inside = self.partition.indicators(scheme.grid, at_rows=True)
-        outside = self.partition.outside
         dtype = next(iter(blocks[0].basis.values())).dtype
-        weights = jnp.asarray(inside + outside * (1 - inside), dtype)
+        weights = jnp.asarray(self.partition.weights(scheme.grid, conditions), dtype)
 
         def one(weight, blocks):
-            own = tuple(Block(b.basis, b.lift, b.law, _Weighted(b.rows, weight)) for b in blocks)
-            return self.constraint.coefficients(own)
+            first, *others = blocks  # the equation's rows, then those of initial values
+            own = Block(first.basis, first.lift, first.law, _Weighted(first.rows, weight))
+            return self.constraint.coefficients((own, *others))
 
         many = jax.vmap(one, in_axes=(0, None))
         if self.mesh is not None:
