@@ -51,6 +51,7 @@ class Setting:
     steps: int = 300
     batch: int = 4
     train: int = 256
+    held_out: int = 16  # of the training initial values: they choose the best model, without any solution
     test: int = 32
     evaluate_every: int = 50
     rate: float = 3e-3
@@ -58,7 +59,7 @@ class Setting:
 
 DEMO = Setting()
 FULL = Setting(levels=64, width=32, modes=12, steps=800, train=1024, test=64, evaluate_every=100)
-SMOKE = Setting(cells=16, levels=8, basis=4, width=4, modes=4, steps=4, train=8, test=2, evaluate_every=2)
+SMOKE = Setting(cells=16, levels=8, basis=4, width=4, modes=4, steps=4, train=8, held_out=2, test=2, evaluate_every=2)
 
 
 class Problem:
@@ -100,13 +101,17 @@ class Problem:
             found = self.constraints[kind](equation, basis, lift, equation.conditions())
         return equation, found
 
+    def size(self, equation, values, initial):
+        """The norm of all rows of a field, of initial values too."""
+        rows = self.scheme.residual(equation, values, equation.conditions())
+        return jnp.sqrt(jnp.sum(rows**2) + jnp.mean((values[0] - initial) ** 2))
+
     def loss(self, kind: str, network: nn.FNO, batch):
         """Mean over the batch of the norm of all rows of the assembled field: no solution data is used."""
 
-        def one(initial, *coefficients):
-            equation, found = self(kind, network, initial, *coefficients)
-            rows = self.scheme.residual(equation, found.values, equation.conditions())
-            return jnp.sqrt(jnp.sum(rows**2) + jnp.mean((found.values[0] - initial) ** 2)), found
+        def one(*sample):
+            equation, found = self(kind, network, *sample)
+            return self.size(equation, found.values, sample[0]), found
 
         sizes, found = jax.vmap(one)(*batch)
         done = jnp.broadcast_to(found.converged, found.steps.shape)
@@ -116,19 +121,21 @@ class Problem:
 def train(problem: Problem, kind: str, seed: int, folder: Path, restart: bool) -> dict | None:
     """Train one model and measure it; None if interrupted."""
     s, samples = problem.setting, problem.data.train
+    samples = (samples.initial, samples.diffusivity, samples.freundlich)
+    held_out = [a[: s.held_out] for a in samples]
     key = jax.random.key(seed)
     schedule = optax.cosine_decay_schedule(s.rate, s.steps, 0.03)
     result = jsci.train.fit(
         problem.network(kind, key),
         lambda network, batch, key: problem.loss(kind, network, batch),
         optax.chain(optax.clip_by_global_norm(1.0), optax.adam(schedule)),
-        (samples.initial, samples.diffusivity, samples.freundlich),
+        tuple(a[s.held_out :] for a in samples),
         steps=s.steps,
         key=key,
         batch_size=s.batch,
-        evaluate=lambda network: report.errors(problem, kind, network)[0],
+        evaluate=lambda network: report.figures(problem, kind, network, held_out),
         evaluate_every=s.evaluate_every,
-        best="relative_l2_mean",
+        best="held_out_loss",
         directory=folder / kind / f"seed_{seed}",
         resume=not restart,
         tag=repr((kind, s)),

@@ -28,7 +28,7 @@ def linearize(residual: AbstractResidual, y: PyTree[Array], args: PyTree, linear
         tags = tags | operator.tags
         product, product_consts = hoist(lambda y, v: residual.jacobian(y, args).mv(v), y, y)
         if operator.dense is not None:
-            dense, dense_consts = hoist(lambda y: residual.jacobian(y, args).dense, y)
+            dense, dense_consts = hoist(lambda y: residual.jacobian(y, args).matrix(), y)
     solver_of, solver_consts = _hoist_solver(linear_solver, y)
     groups = (own, product_consts, dense_consts, solver_consts)
     rule = Rule(optimality, product, dense, solver_of, tags, tuple(map(len, groups)))

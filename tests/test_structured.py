@@ -126,7 +126,7 @@ def test_jacobian_is_that_of_the_optimality(make):
     scale = np.max(np.abs(wanted))
     product = jax.jit(jax.vmap(operator.mv))(jnp.eye(omega.size))
     np.testing.assert_allclose(product, wanted, rtol=0, atol=1e-10 * scale)
-    np.testing.assert_allclose(operator.dense, wanted, rtol=0, atol=1e-10 * scale)
+    np.testing.assert_allclose(operator.matrix(), wanted, rtol=0, atol=1e-10 * scale)
 
 
 def test_gauss_newton_form_drops_the_curvature(make):

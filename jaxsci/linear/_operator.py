@@ -19,13 +19,14 @@ class Operator(eqx.Module):
 
     - `mv`: x ↦ A x, linear; x has the structure of `like`.
     - `like`: a pytree of arrays or `jax.ShapeDtypeStruct`s with the structure of x.
-    - `dense`: A as an n×n array on the raveled unknown, if it is at hand; else None.
+    - `dense`: A as an n×n array on the raveled unknown, or a function () ↦ that array, if it is at hand;
+      else None.
     - `tags`: lineax tags (`lineax.symmetric_tag`, `lineax.positive_semidefinite_tag`, …).
     """
 
     mv: Callable
     like: PyTree
-    dense: Float[Array, "n n"] | None = None
+    dense: Float[Array, "n n"] | Callable | None = None
     tags: frozenset = eqx.field(static=True, default=frozenset())
 
     @property
@@ -46,7 +47,7 @@ class Operator(eqx.Module):
     def matrix(self) -> Float[Array, "n n"]:
         """A as an n×n array on the raveled unknown (n products with unit vectors if none is held)."""
         if self.dense is not None:
-            return self.dense
+            return self.dense() if callable(self.dense) else self.dense
         dtype = jnp.result_type(*jtu.tree_leaves(self.like))
         unit = _tree.vary_like(jnp.eye(self.size, dtype=dtype), self.like)
         column = lambda e: _tree.ravel(self.mv(_tree.unravel(e, self.like)))
@@ -62,4 +63,5 @@ class Operator(eqx.Module):
             (out,) = jax.linear_transpose(self.mv, self.like)(x)
             return out
 
-        return Operator(mv_t, self.like, None if self.dense is None else self.dense.T, self.tags)
+        dense = None if self.dense is None else lambda: self.matrix().T
+        return Operator(mv_t, self.like, dense, self.tags)

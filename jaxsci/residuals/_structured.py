@@ -226,5 +226,5 @@ class StructuredLeastSquares(AbstractResidual):
                 return product + self.ridge * v if self.ridge > 0 else product
             return jax.jvp(lambda y: self.optimality(y), (y,), (v,))[1]
 
-        known = self.normal_equations(y).hessian if self.hessian is None else self.hessian
+        known = lambda: self.normal_equations(y).hessian if self.hessian is None else self.hessian
         return Operator(mv, y, known, self.tags)

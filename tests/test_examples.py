@@ -1,0 +1,52 @@
+"""Each example runs in its smallest setting and writes what it says."""
+
+import json
+import runpy
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("matplotlib", reason="the pictures need matplotlib: pip install -e '.[examples]'")
+EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
+
+
+def run(name, monkeypatch, *arguments) -> int:
+    monkeypatch.syspath_prepend(EXAMPLES)
+    monkeypatch.setattr(sys, "argv", [name, *arguments])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(EXAMPLES / f"{name}.py"), run_name="__main__")
+    return ended.value.code
+
+
+def experts(monkeypatch, folder, *arguments):
+    """The metrics of a smoke run."""
+    monkeypatch.setenv("JAXSCI_CACHE", str(folder / "cache"))
+    out = folder / "out"
+    code = run("diffusion_sorption_experts", monkeypatch, "--smoke", "--out", str(out), *arguments)
+    assert code == 0
+    return json.loads((out / "metrics.json").read_text())
+
+
+def test_diffusion_sorption_experts(monkeypatch, tmp_path):
+    metrics = experts(monkeypatch, tmp_path)
+    assert list(metrics["models"]) == ["soft", "hard", "boxes", "windows"]
+    for figures in metrics["models"].values():
+        for name in ("relative_l2_mean", "relative_l2_max", "seconds_per_step", "converged_share"):
+            assert np.isfinite(figures[name])
+        assert figures["relative_l2_mean"] <= figures["relative_l2_max"]
+    assert 0.5 < metrics["trivial"]["initial_value"] < 1.0
+    for picture in ("fields.png", "error.png"):
+        assert (tmp_path / "out" / picture).stat().st_size > 10_000
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("arguments", [("--rich",), ("--lifted", "--seeds", "2")], ids=" ".join)
+def test_two_runs_agree(arguments, monkeypatch, tmp_path):
+    first = experts(monkeypatch, tmp_path, *arguments)
+    resumed = experts(monkeypatch, tmp_path, *arguments)
+    again = experts(monkeypatch, tmp_path, *arguments, "--restart")
+    for kind, figures in first["models"].items():
+        for name in ("relative_l2_mean", "relative_l2_max", "solver_steps_mean", "interface_jump"):
+            assert figures[name] == resumed["models"][kind][name] == again["models"][kind][name]
