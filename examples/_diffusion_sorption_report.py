@@ -161,14 +161,15 @@ def _pictures(problem, runs, folder: Path) -> None:
     boundaries = np.linspace(0, 1, problem.setting.experts + 1)[1:-1]
     for column, (kind, many) in enumerate(runs.items()):
         u = many[0]["values"][sample]
-        panels = (("prediction", u), ("reference", truth), ("error", np.abs(u - truth)))
+        panels = (("prediction", u), ("reference", truth), ("|error|", np.abs(u - truth)))
         for row, (name, field) in enumerate(panels):
             axis = axes[row, column]
-            top = 1 if row < 2 else None
-            mesh = axis.pcolormesh(
-                data.t, data.x, field.T, vmin=0, vmax=top, cmap="viridis" if row < 2 else "magma"
-            )
-            figure.colorbar(mesh, ax=axis)
+            # One logarithmic scale for all errors, so that the models can be compared.
+            scale = matplotlib.colors.Normalize(0, 1) if row < 2 else matplotlib.colors.LogNorm(1e-4, 1e-1)
+            shown = np.maximum(field, 1e-12).T
+            mesh = axis.pcolormesh(data.t, data.x, shown, norm=scale, cmap=("viridis", "magma")[row == 2])
+            if column == len(runs) - 1:
+                figure.colorbar(mesh, ax=axes[row], extend="both" if row == 2 else "neither")
             if kind in ("boxes", "windows"):
                 for x in boundaries:
                     axis.axhline(x, color="white", lw=0.7, ls=":")
