@@ -1,8 +1,9 @@
 """Hard constraint on diffusion–sorption, forward and backward: ours against vmapped optimistix.
 
 Both minimize ½‖rows(ω)‖² + ½ ρ ‖ω‖² of the same `StructuredLeastSquares` on the same batch, and take the
-gradient of mean u² with respect to the basis. optimistix gets the loosest of a ladder of tolerances at
-which its gradient norms (median and worst over the solves) are at most ours.
+gradient of mean u² with respect to the basis. optimistix gets the loosest of three tolerances at which
+its gradient norm (median over the solves) is at most ours, or else the tightest of them. The error of each
+gradient is measured against ours at rtol = 1e-11.
 """
 
 import dataclasses
@@ -26,6 +27,7 @@ from jaxsci.residuals import StructuredLeastSquares
 from ._harness import Better, Measurement, Row, measure, measure_host, memory_of
 
 X64 = True
+TOLERANCES = (1e-2, 1e-4, 1e-6)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -168,28 +170,26 @@ def _against(sizes, scheme, equation, lifts, bases, experts) -> Iterator[Row]:
         many = one if experts == 1 else layers.MixtureOfExperts(one, partition)
         return measure(_gradient(_Ours(many, equation)), bases, lifts, repeats=sizes.repeats)
 
+    default = ours(layer.solver)
+    second = ours(jsci.solvers.LevenbergMarquardt(rtol=1e-6))
+    exact = ours(jsci.solvers.LevenbergMarquardt(rtol=1e-11))
+    wanted = quality(default.result[1][0], bases, lifts)[1]
     start = time.perf_counter()
     # One program for every tolerance, an input of it.
     graph = lambda tolerance, *a: _gradient(eqx.tree_at(lambda p: p.tolerance, peer, tolerance))(*a)
     program = jax.jit(graph).lower(jnp.asarray(1.0), bases, lifts).compile()
     compile_s = time.perf_counter() - start
-    default = ours(layer.solver)
-    second = ours(jsci.solvers.LevenbergMarquardt(rtol=1e-6))
-    wanted = quality(default.result[1][0], bases, lifts)[1]
-    for exponent in range(2, 13):
-        tolerance = 10.0**-exponent
+    for tolerance in TOLERANCES:
         omega = program(jnp.asarray(tolerance), bases, lifts)[1][0]
-        reached = quality(omega, bases, lifts)[1]
-        if np.median(reached) <= np.median(wanted) and np.max(reached) <= np.max(wanted):
+        if np.median(quality(omega, bases, lifts)[1]) <= np.median(wanted):
             break
     timed = measure_host(program, jnp.asarray(tolerance), bases, lifts, repeats=sizes.repeats)
     other = dataclasses.replace(timed, compile_s=compile_s, memory=memory_of(program))
-    tight = program(jnp.asarray(1e-13), bases, lifts)
     name = f"N={bases.shape[1]}, experts={experts}"
     details = {}
     parts = {"ours": default, "ours_lm": second, "optimistix": other}
     for key, found in parts.items():
-        details[key] = _detail(found, tight, quality, bases, lifts)
+        details[key] = _detail(found, exact.result, quality, bases, lifts)
     details["optimistix"]["tolerance"] = tolerance
     ratio = lambda found: other.cpu_s / found.cpu_s
     memory = lambda found: other.memory["temp"] / found.memory["temp"]
@@ -199,6 +199,8 @@ def _against(sizes, scheme, equation, lifts, bases, experts) -> Iterator[Row]:
     yield Row(f"temporary memory, optimistix / our LM, {name}", memory(second), "x")
     for key, found in parts.items():
         yield Row(f"CPU time, {key}, {name}", found.cpu_s, "s", detail=details[key])
+        yield Row(f"gradient error, median of samples, {key}, {name}", details[key]["gradient_error"], "")
+        yield Row(f"converged share, {key}, {name}", details[key]["converged_share"], "")
     for key, found in parts.items():
         yield Row(f"temporary memory, {key}, {name}", found.memory["temp"] / 2**20, "MiB")
 
@@ -218,13 +220,13 @@ def _quality(peer, omega, basis, lift):
     return jax.vmap(one)(peer.weights, omega)
 
 
-def _detail(found: Measurement, tight, quality, bases, lifts) -> dict[str, Any]:
+def _detail(found: Measurement, exact, quality, bases, lifts) -> dict[str, Any]:
     gradient, (omega, done, steps) = found.result
     objective, slope = quality(omega, bases, lifts)
-    best, _ = quality(tight[1][0], bases, lifts)
+    best, _ = quality(exact[1][0], bases, lifts)
     same = np.all(np.abs(objective - best) <= 1e-4 * np.abs(best), axis=1)  # the same minimum
     size = lambda g: np.sqrt(np.sum(np.square(g), axis=(1, 2, 3)))
-    error = size(gradient - tight[0]) / size(tight[0])
+    error = size(gradient - exact[0]) / size(exact[0])
     return found.as_detail() | {
         "objective_mean": float(objective.mean()),
         "relative_gradient_norm_median": float(np.median(slope)),
@@ -233,6 +235,7 @@ def _detail(found: Measurement, tight, quality, bases, lifts) -> dict[str, Any]:
         "steps_mean": float(np.mean(steps)),
         "steps_max": int(np.max(steps)),
         "same_minimum_share": float(same.mean()),
+        "gradient_error": float(np.median(error)),
         "gradient_error_by_sample": error.tolist(),
     }
 

@@ -127,8 +127,8 @@ def vary_like(tree: PyTree[Array], *others: PyTree[Any]) -> PyTree[Array]:
     return jtu.tree_map(widen, tree)
 
 
-def while_loop(condition: Callable, body: Callable, first: PyTree[Array]) -> PyTree[Array]:
-    """`lax.while_loop` whose first carry is given the type of the body's result."""
+def _widened(body: Callable, first: PyTree[Array]) -> PyTree[Array]:
+    """The first carry, with the type of the body's result."""
     leaves, structure = jtu.tree_flatten(jtu.tree_map(jnp.asarray, first))
     if in_manual_region():
         flat = lambda *leaves: jtu.tree_leaves(body(jtu.tree_unflatten(structure, leaves)))
@@ -138,4 +138,15 @@ def while_loop(condition: Callable, body: Callable, first: PyTree[Array]) -> PyT
             axes = [(_axes(o), _axes(jax.typeof(x))) for x, o in zip(leaves, after, strict=True)]
             missing = [tuple(new - old) for new, old in axes]
             leaves = [_widen(x, m) if m else x for x, m in zip(leaves, missing, strict=True)]
-    return jax.lax.while_loop(condition, body, jtu.tree_unflatten(structure, leaves))
+    return jtu.tree_unflatten(structure, leaves)
+
+
+def while_loop(condition: Callable, body: Callable, first: PyTree[Array]) -> PyTree[Array]:
+    """`lax.while_loop` whose first carry is given the type of the body's result."""
+    return jax.lax.while_loop(condition, body, _widened(body, first))
+
+
+def fori_loop(count: int, body: Callable, first: PyTree[Array]) -> PyTree[Array]:
+    """`lax.fori_loop` from 0 whose first carry is given the type of the body's result."""
+    first = _widened(lambda carry: body(jnp.array(0), carry), first)
+    return jax.lax.fori_loop(0, count, body, first)

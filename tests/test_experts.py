@@ -114,7 +114,7 @@ def test_the_published_form():
         layers.Scheme(space, layers.MeanSquare(space), exact_initial=False)
 
 
-SOLVERS = [jsci.solvers.BFGS(rtol=1e-8), jsci.solvers.LevenbergMarquardt(rtol=1e-8)]
+SOLVERS = [jsci.solvers.BFGS(rtol=1e-11), jsci.solvers.LevenbergMarquardt(rtol=1e-8)]
 
 
 def _placed(devices, solver=SOLVERS[0]):

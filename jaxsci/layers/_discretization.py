@@ -13,6 +13,7 @@ from jaxtyping import Array, Float
 
 from .. import pde
 from ..residuals import Block
+from ..residuals._structured import combination
 
 
 class _Law(eqx.Module):
@@ -72,22 +73,21 @@ class Scheme(AbstractDiscretization):
             )
 
     def blocks(self, equation, basis, lift, conditions=()):
-        basis, lift = self._basis(equation, basis), self._named(equation, lift, "lift")
+        basis = self._named(equation, basis, "basis", extra=1)
+        lift = self._named(equation, lift, "lift")
         initial = ()
         if not self.exact_initial:
             initial = (self._initial(basis, lift),)
             lift = {f: jnp.zeros_like(v) for f, v in lift.items()}
         needed = pde.required(equation)
-        last = {f: jnp.moveaxis(v, 0, -1) for f, v in basis.items()}
-        linear = self.grid.fields(last, needed, conditions, homogeneous=True)
-        full = self.grid.fields(lift, needed, conditions)
-        shape = self.grid.row_shape
+        dtype = next(iter(lift.values())).dtype
         return (
             Block(
-                {f: jnp.moveaxis(linear[f], -1, 0) for f in linear},
-                {f: full[f] for f in full},
-                _Law(equation, self._points(shape, next(iter(lift.values())).dtype)),
+                basis,
+                _plain(self.grid.fields(lift, needed, conditions)),
+                _Law(equation, self._points(self.grid.row_shape, dtype)),
                 self.rows,
+                _Stencils(self.grid, tuple(conditions), needed, self._mask()),
             ),
             *initial,
         )
@@ -95,8 +95,8 @@ class Scheme(AbstractDiscretization):
     def combine(self, omega, basis, lift):
         single = not isinstance(lift, Mapping)
         basis, lift = ({"": basis}, {"": lift}) if single else (basis, lift)
-        mask = self._mask(omega.dtype)
-        out = {f: mask * jnp.tensordot(omega, basis[f], 1) for f in lift}
+        mask = jnp.asarray(self._mask(), omega.dtype)
+        out = {f: mask * combination(omega, basis[f]) for f in lift}
         if self.exact_initial:
             out = {f: lift[f] + v for f, v in out.items()}
         return out[""] if single else out
@@ -111,7 +111,7 @@ class Scheme(AbstractDiscretization):
         return Block(
             {f: jnp.take(v, 0, at + 1) for f, v in basis.items()},
             {f: -jnp.take(v, 0, at) for f, v in lift.items()},
-            lambda fields: jnp.stack([fields[f] for f in names]),
+            _Stack(names),
             _Times(weight),
         )
 
@@ -139,17 +139,13 @@ class Scheme(AbstractDiscretization):
         point = self.grid.point(dtype)
         return pde.Point({name: jnp.broadcast_to(point[name], shape) for name in point})
 
-    def _mask(self, dtype) -> Array:
+    def _mask(self) -> np.ndarray:
         """Zero at the initial level if its values are exact, one elsewhere."""
-        mask = jnp.ones(self.grid.shape, dtype)
+        mask = np.ones(self.grid.shape)
         at = self._time()
-        if at is None or not self.exact_initial:
-            return mask
-        return mask.at[(slice(None),) * at + (0,)].set(0)
-
-    def _basis(self, equation, basis) -> dict[str, Array]:
-        named = self._named(equation, basis, "basis", extra=1)
-        return {f: self._mask(v.dtype) * v for f, v in named.items()}
+        if at is not None and self.exact_initial:
+            np.moveaxis(mask, at, 0)[0] = 0
+        return mask
 
     def _named(self, equation, values, name: str, extra: int = 0) -> dict[str, Array]:
         fields = equation.fields
@@ -217,6 +213,28 @@ class Collocation(AbstractDiscretization):
             _Law(equation, pde.Point(named)),
             _Times(weight),
         )
+
+
+class _Stencils(eqx.Module):
+    """Values of one function on a grid ↦ its derivatives at the rows, without boundary values."""
+
+    grid: pde.Grid
+    conditions: tuple
+    needed: tuple = eqx.field(static=True)
+    mask: np.ndarray
+
+    def __call__(self, values: dict[str, Array]) -> dict[str, Array]:
+        masked = {f: jnp.asarray(self.mask, v.dtype) * v for f, v in values.items()}
+        return _plain(self.grid.fields(masked, self.needed, self.conditions, homogeneous=True))
+
+
+class _Stack(eqx.Module):
+    """Rows that are the fields themselves."""
+
+    names: tuple[str, ...] = eqx.field(static=True)
+
+    def __call__(self, fields: dict[str, Array]) -> Array:
+        return jnp.stack([fields[f] for f in self.names])
 
 
 class _Times(eqx.Module):

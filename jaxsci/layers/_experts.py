@@ -14,7 +14,6 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from .. import pde
-from ..residuals import Block
 from ._discretization import Scheme
 from ._hard_constraint import Constrained, HardConstraint
 
@@ -229,7 +228,7 @@ class MixtureOfExperts(eqx.Module):
 
         def one(weight, blocks):
             first, *others = blocks  # the equation's rows, then those of initial values
-            own = Block(first.basis, first.lift, first.law, _Weighted(first.rows, weight))
+            own = eqx.tree_at(lambda b: b.rows, first, _Weighted(first.rows, weight))
             return self.constraint.coefficients((own, *others))
 
         many = jax.vmap(one, in_axes=(0, None))

@@ -17,23 +17,35 @@ from ..linear import Operator
 
 Fields = dict[str, Array]
 
+PART = 8  # basis functions whose images are held at a time
+
+
+def _same(fields: Fields) -> Fields:
+    return fields
+
 
 class Block(eqx.Module):
-    """Rows e(ω) = P r(f(ω)) with fields f = lift_f + Σₙ ωₙ basis_fₙ.
+    """Rows e(ω) = P r(f(ω)) with fields f = lift + S Σₙ ωₙ basisₙ.
+
+    S is linear and acts on one function: of the basis only its values are kept, and derivatives are
+    taken of the sum (in the iteration) or of one basis function after another (for the Jacobian).
 
     **Arguments:**
 
-    - `basis`: name → (N, *points), the fields of every basis function, computed once per solve.
-    - `lift`: name → (*points), the fields of what the basis is added to.
-    - `law`: {name: (*points)} ↦ r of shape (equations, *points). Pointwise: r at a point depends on
-      the fields at that point alone. May hold traced arrays.
+    - `basis`: name → (N, *values), every basis function.
+    - `lift`: field name → (*points), the fields of what the basis is added to.
+    - `law`: {field name: (*points)} ↦ r of shape (equations, *points). Pointwise: r at a point depends
+      on the fields at that point alone. May hold traced arrays.
     - `rows`: P, a linear map on arrays (equations, *points), such as a row scaling.
+    - `stencils`: S, {name: (*values)} ↦ {field name: (*points)}, linear, such as differences on a grid.
+      By default the identity: the basis is then given by its fields.
     """
 
     basis: Fields
     lift: Fields
     law: Callable[[Fields], Array]
     rows: Callable[[Array], Array]
+    stencils: Callable[[Fields], Fields] = _same
 
     @property
     def unknowns(self) -> int:
@@ -42,7 +54,8 @@ class Block(eqx.Module):
 
     def fields(self, omega: Float[Array, " N"]) -> Fields:
         """f(ω)."""
-        return {f: self.lift[f] + jnp.tensordot(omega, self.basis[f], 1) for f in self.basis}
+        change = self.stencils({b: combination(omega, v) for b, v in self.basis.items()})
+        return {f: self.lift[f] + change[f] for f in self.lift}
 
     def __call__(self, omega: Float[Array, " N"]) -> Array:
         """e(ω)."""
@@ -67,43 +80,61 @@ class Block(eqx.Module):
         e, pull = jax.vjp(self.rows, _tree.vary_like(r, self))
         return e, pull(e)[0]
 
+    def _gathered(self, weights: Fields) -> Fields:
+        """Sᵀ of what is given at the fields."""
+        like = {b: jnp.zeros(v.shape[1:], v.dtype) for b, v in self.basis.items()}
+        _, pull = jax.vjp(self.stencils, _tree.vary_like(like, weights))
+        return pull(weights)[0]
+
     def value_and_gradient(self, omega: Float[Array, " N"]) -> tuple[Array, Array]:
         """½‖e‖² and Jᵀe, by operations on vectors: the Jacobian is not formed."""
         fields = self.fields(omega)
         r, slopes = self.slopes(fields)
         e, q = self._weighed(r)
-        weights = {f: jnp.sum(slopes[f] * q, axis=0) for f in fields}
-        gradient = sum(_contract(self.basis[f], weights[f]) for f in fields)
+        weights = self._gathered({f: jnp.sum(slopes[f] * q, axis=0) for f in fields})
+        gradient = sum(_contract(self.basis[b], weights[b]) for b in self.basis)
         return 0.5 * jnp.vdot(e, e), gradient
 
     def normal(self, omega: Float[Array, " N"], exact: bool) -> NormalEquations:
         """½‖e‖², Jᵀe, JᵀJ and Σᵢ eᵢ ∂²eᵢ in closed form.
 
-        With d_f = ∂r/∂f: J = P Σ_f diag(d_f) B_f, and with q = Pᵀe the second-order term is
-        Σ_fg B_fᵀ diag(q ∂²r/∂f∂g) B_g over the pairs in which r is not linear.
+        With d_f = ∂r/∂f and B_f = (S basis)_f: J = P Σ_f diag(d_f) B_f, and with q = Pᵀe the
+        second-order term is Σ_fg B_fᵀ diag(q ∂²r/∂f∂g) B_g over the pairs in which r is not linear.
         """
         n = self.unknowns
         fields = self.fields(omega)
         # The barrier keeps XLA from computing the slopes again for every basis function.
         r, slopes = jax.lax.optimization_barrier(self.slopes(fields))
-        columns = sum(slopes[f] * self.basis[f][:, None] for f in self.basis)
-        both = jax.vmap(self.rows)(jnp.concatenate([columns, r[None]])).reshape(n + 1, -1)
-        gram = _product(both, both)
-        jtj, gradient, value = gram[:n, :n], gram[:n, n], 0.5 * gram[n, n]
+
+        def column(basis):
+            moved = self.stencils(basis)
+            return self.rows(sum(slopes[f] * moved[f] for f in fields))
+
+        e, q = self._weighed(r)
+        columns = _in_parts(column, self.basis, n).reshape(n, -1)
+        jtj, gradient, value = _product(columns, columns), _contract(columns, e), 0.5 * jnp.vdot(e, e)
         if not exact:
             return NormalEquations(value, gradient, jtj, None)
         pairs = self._nonlinear_pairs(fields)
         if not pairs:
             return NormalEquations(value, gradient, jtj, jnp.zeros_like(jtj))
-        _, q = self._weighed(r)
-        weights = jax.lax.optimization_barrier(self._bends(fields, q, pairs))
-        half: Fields = {}
-        for (f, g), weight in weights.items():
-            # Half of each diagonal pair, whole of each other one: C = S + Sᵀ.
-            part = (0.5 if f == g else 1.0) * weight * self.basis[g]
-            half[f] = half[f] + part if f in half else part
-        s = sum(_product(self.basis[f].reshape(n, -1), half[f].reshape(n, -1)) for f in half)
-        return NormalEquations(value, gradient, jtj, s + s.T)
+        bends = jax.lax.optimization_barrier(self._bends(fields, q, pairs))
+
+        def bent(basis):
+            moved = self.stencils(basis)
+            out = {f: jnp.zeros_like(fields[f]) for f in fields}
+            for (f, g), weight in bends.items():
+                out[f] = out[f] + weight * moved[g]
+                if f != g:
+                    out[g] = out[g] + weight * moved[f]
+            return self._gathered(out)
+
+        def against_all(basis):
+            image = bent(basis)
+            return sum(_contract(v, image[b]) for b, v in self.basis.items())
+
+        c = _in_parts(against_all, self.basis, n)
+        return NormalEquations(value, gradient, jtj, 0.5 * (c + c.T))
 
     def _bends(self, fields: Fields, q: Array, pairs) -> dict[tuple[str, str], Array]:
         """Σ_e q_e ∂²r_e/∂f∂g for the given pairs."""
@@ -135,6 +166,25 @@ class Block(eqx.Module):
 
 def _is_in(variable, live) -> bool:
     return not isinstance(variable, jax.extend.core.Literal) and variable in live
+
+
+def _in_parts(fn: Callable[[Fields], Array], basis: Fields, n: int) -> Array:
+    """fn of every basis function; a few at a time, since what is in between is larger than the result."""
+    size = min(n, PART)
+    like = jax.eval_shape(fn, {b: v[0] for b, v in basis.items()})
+
+    def part(i, out):
+        start = jnp.minimum(i * size, n - size)  # the last part may overlap the one before
+        cut = {b: jax.lax.dynamic_slice_in_dim(v, start, size) for b, v in basis.items()}
+        return jax.lax.dynamic_update_slice_in_dim(out, jax.vmap(fn)(cut), start, 0)
+
+    return _tree.fori_loop(-(-n // size), part, jnp.zeros((n, *like.shape), like.dtype))
+
+
+def combination(omega: Float[Array, " N"], basis: Float[Array, "N *values"]) -> Float[Array, " *values"]:
+    """Σₙ ωₙ basisₙ, as the product of a vector and a matrix: the form that XLA copies nothing for."""
+    flat = basis.reshape(basis.shape[0], -1)
+    return jnp.matmul(omega, flat, precision=jax.lax.Precision.HIGHEST).reshape(basis.shape[1:])
 
 
 def _contract(basis: Float[Array, "N *points"], weights: Float[Array, " *points"]) -> Array:
