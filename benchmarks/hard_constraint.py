@@ -43,7 +43,8 @@ class Sizes:
     width: int = 16
     modes: int = 8
     repeats: int = 5
-    max_steps: int = 300
+    max_steps: int = 100
+    seconds: float = 30.0  # of timing for each program of the peer, at least one repeat
 
 
 FULL = Sizes()
@@ -180,10 +181,13 @@ def _against(sizes, scheme, equation, lifts, bases, experts) -> Iterator[Row]:
     program = jax.jit(graph).lower(jnp.asarray(1.0), bases, lifts).compile()
     compile_s = time.perf_counter() - start
     for tolerance in TOLERANCES:
-        omega = program(jnp.asarray(tolerance), bases, lifts)[1][0]
+        start = time.perf_counter()
+        omega = program(jnp.asarray(tolerance), bases, lifts)[1][0].block_until_ready()
+        seconds = time.perf_counter() - start
         if np.median(quality(omega, bases, lifts)[1]) <= np.median(wanted):
             break
-    timed = measure_host(program, jnp.asarray(tolerance), bases, lifts, repeats=sizes.repeats)
+    repeats = max(1, min(sizes.repeats, round(sizes.seconds / seconds)))
+    timed = measure_host(program, jnp.asarray(tolerance), bases, lifts, repeats=repeats)
     other = dataclasses.replace(timed, compile_s=compile_s, memory=memory_of(program))
     name = f"N={bases.shape[1]}, experts={experts}"
     details = {}

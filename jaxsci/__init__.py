@@ -1,9 +1,13 @@
 """jaxsci: physics as a residual, any solver, one implicit-function-theorem rule."""
 
 from . import (
+    layers as layers,
     linear as linear,
+    nn as nn,
+    pde as pde,
     residuals as residuals,
     solvers as solvers,
+    train as train,
 )
 from ._adjoint import (
     AbstractAdjoint as AbstractAdjoint,
