@@ -2,8 +2,9 @@
 
 Both minimize ½‖rows(ω)‖² + ½ ρ ‖ω‖² of the same `StructuredLeastSquares` on the same batch, and take the
 gradient of mean u² with respect to the basis. optimistix gets the loosest of three tolerances at which
-its gradient norm (median over the solves) is at most ours, or else the tightest of them. The error of each
-gradient is measured against ours at rtol = 1e-11.
+its gradient norm (median over the solves) is at most ours, or else the tightest of them. Each gradient is
+compared with that of our Levenberg–Marquardt at rtol = 1e-11 on the samples for which both found the same
+minimum, since the problems have several: `gradient error` is the median over these.
 """
 
 import dataclasses
@@ -203,8 +204,8 @@ def _against(sizes, scheme, equation, lifts, bases, experts) -> Iterator[Row]:
     yield Row(f"temporary memory, optimistix / our LM, {name}", memory(second), "x")
     for key, found in parts.items():
         yield Row(f"CPU time, {key}, {name}", found.cpu_s, "s", detail=details[key])
-        yield Row(f"gradient error, median of samples, {key}, {name}", details[key]["gradient_error"], "")
-        yield Row(f"converged share, {key}, {name}", details[key]["converged_share"], "")
+        for quantity in ("converged_share", "same_minimum_share", "gradient_error"):
+            yield Row(f"{quantity.replace('_', ' ')}, {key}, {name}", details[key][quantity], "")
     for key, found in parts.items():
         yield Row(f"temporary memory, {key}, {name}", found.memory["temp"] / 2**20, "MiB")
 
@@ -239,7 +240,7 @@ def _detail(found: Measurement, exact, quality, bases, lifts) -> dict[str, Any]:
         "steps_mean": float(np.mean(steps)),
         "steps_max": int(np.max(steps)),
         "same_minimum_share": float(same.mean()),
-        "gradient_error": float(np.median(error)),
+        "gradient_error": float(np.median(error[same])) if same.any() else math.nan,
         "gradient_error_by_sample": error.tolist(),
     }
 

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 import matplotlib
 import numpy as np
 
@@ -127,8 +126,8 @@ def write(problem, runs: dict[str, list[dict]], folder: Path) -> None:
 
 
 def _table(models, facts) -> None:
-    head = f"{'model':28s} {'rel. L2 mean':>12s} {'± samples':>10s} {'worst':>8s} {'paper':>8s} {'rows':>9s} {'jump':>9s}"
-    print(f"\n{head} {'solver steps':>13s} {'converged':>10s} {'s/step':>8s}")
+    head = f"{'model':28s} {'rel. L2 mean':>12s} {'± samples':>10s} {'worst':>8s} {'paper':>8s}"
+    print(f"\n{head} {'rows':>9s} {'jump':>9s} {'solver steps':>13s} {'converged':>10s} {'s/step':>8s}")
     for kind, m in models.items():
         print(
             f"{LABELS[kind]:28s} {100 * m['relative_l2_mean']:10.2f} % {100 * m['relative_l2_std']:8.2f} %"

@@ -164,7 +164,9 @@ TRANSFORMS = {
             0, 4, lambda i, c: c + f(a + SHIFTS[i]), jnp.zeros_like(jax.eval_shape(f, a))
         )
     ),
-    "cond": lambda f: lambda a: jax.lax.cond(a[0] > 0, f, lambda a: jnp.zeros_like(jax.eval_shape(f, a)) + a[0], a),
+    "cond": lambda f: (
+        lambda a: jax.lax.cond(a[0] > 0, f, lambda a: jnp.zeros_like(jax.eval_shape(f, a)) + a[0], a)
+    ),
     "checkpoint": jax.checkpoint,
     "shard_map": functools.partial(over_mesh, check=True),
     "shard_map, unchecked": functools.partial(over_mesh, check=False),

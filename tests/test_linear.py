@@ -47,9 +47,7 @@ SOLVERS = {
 def test_against_numpy(name, scale, transpose):
     solver, matrix, tags = SOLVERS[name]
     b = scale * jnp.arange(1.0, N + 1)
-    x, ok, iterations = jax.jit(
-        lambda b: solve(solver, operator(matrix, tags), b, transpose=transpose)
-    )(b)
+    x, ok, iterations = jax.jit(lambda b: solve(solver, operator(matrix, tags), b, transpose=transpose))(b)
     assert ok
     assert (iterations > 0) == isinstance(solver, CG | GMRES)
     expected = np.linalg.solve(matrix.T if transpose else matrix, b)

@@ -24,9 +24,7 @@ def reaction_diffusion(u, a):
 def solved(a, y0, linear_solver):
     solver = jsci.solvers.Newton(rtol=1e-12, atol=1e-12, linear_solver=linear_solver)
     adjoint = jsci.ImplicitAdjoint(linear_solver)
-    return jsci.solve(
-        jsci.Root(reaction_diffusion), solver, y0, a, adjoint=adjoint, throw=False
-    ).value
+    return jsci.solve(jsci.Root(reaction_diffusion), solver, y0, a, adjoint=adjoint, throw=False).value
 
 
 def problem():
@@ -94,9 +92,7 @@ def test_lanes_in_shard_map(linear_solver, check, devices):
 def test_no_collective_inside_the_solve(devices):
     """Lanes stop on their own: no device waits for another inside a solve."""
     newton = jsci.solvers.Newton(rtol=1e-12, atol=1e-12)
-    solved = lambda a: jsci.solve(
-        jsci.Root(lambda y, a: y**3 - a), newton, jnp.ones(2), a, throw=False
-    ).value
+    solved = lambda a: jsci.solve(jsci.Root(lambda y, a: y**3 - a), newton, jnp.ones(2), a, throw=False).value
 
     def loss(a):
         lanes = jax.shard_map(
