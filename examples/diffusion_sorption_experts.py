@@ -62,8 +62,6 @@ FULL = Setting(levels=64, width=32, modes=12, steps=800, train=1024, test=64, ev
 SMOKE = Setting(
     cells=16, levels=8, basis=4, width=4, modes=4, steps=4, train=8, held_out=2, test=2, evaluate_every=2
 )
-    cells=16, levels=8, basis=4, width=4, modes=4, steps=4, train=8, held_out=2, test=2, evaluate_every=2
-)
 
 
 class Problem:
