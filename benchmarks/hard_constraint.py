@@ -2,9 +2,9 @@
 
 Both minimize ½‖rows(ω)‖² + ½ ρ ‖ω‖² of the same `StructuredLeastSquares` on the same batch, and take the
 gradient of mean u² with respect to the basis. optimistix gets the loosest of three tolerances at which
-its gradient norm (median over the solves) is at most ours, or else the tightest that takes half a minute. Each gradient is
-compared with that of our Levenberg–Marquardt at rtol = 1e-11 on the samples for which both found the same
-minimum, since the problems have several: `gradient error` is the median over these.
+its gradient norm (median over the solves) is at most ours, or else the first that takes half a minute.
+Each gradient is compared with that of our Levenberg–Marquardt at rtol = 1e-11 on the samples for which
+both found the same minimum, since the problems have several: `gradient error` is the median over these.
 """
 
 import dataclasses
