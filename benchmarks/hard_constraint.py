@@ -8,6 +8,7 @@ both found the same minimum, since the problems have several: `gradient error` i
 """
 
 import dataclasses
+import itertools
 import math
 import time
 from collections.abc import Iterator
@@ -41,7 +42,7 @@ class Sizes:
     bases: tuple[int, ...] = (16, 64)
     experts: tuple[int, ...] = (1, 8)
     training: tuple[int, int] = (16, 4)  # basis functions and experts of the training steps
-    width: int = 16
+    networks: tuple[tuple[str, int, int], ...] = (("demo", 16, 3), ("published", 64, 5))  # name, width, depth
     modes: int = 8
     repeats: int = 5
     max_steps: int = 100
@@ -50,7 +51,7 @@ class Sizes:
 
 FULL = Sizes()
 QUICK = Sizes(repeats=2)
-TINY = Sizes(16, 8, 2, (4,), (1, 2), (4, 2), width=4, modes=4, repeats=1)
+TINY = Sizes(16, 8, 2, (4,), (1, 2), (4, 2), (("small", 4, 1),), modes=4, repeats=1)
 
 
 def run(quick: bool) -> Iterator[Row]:
@@ -248,7 +249,7 @@ def _detail(found: Measurement, exact, quality, bases, lifts) -> dict[str, Any]:
 _SHARE = (
     "CPU time of the constraint's forward and backward alone (basis to field, and its transpose on a "
     "fixed cotangent; batch as in the step) over that of one training step: FNO in float32, constraint "
-    "in float64, loss = rms of the rows, gradient, Adam"
+    "in float64, loss = rms of the rows, gradient, Adam; the network of the demo, or one of the paper's size"
 )
 
 
@@ -261,9 +262,10 @@ def _shares(sizes, scheme, equation, lifts) -> Iterator[Row]:
     channels = [jnp.broadcast_to(c, lifts.shape) for c in (level, position, 10 * lifts - 1)]
     inputs = jnp.stack(channels, axis=1).astype(jnp.float32)
     optimizer = optax.adam(3e-3)
-    for kind, layer, outputs in (("hard", hard, count), ("windows", windows, count * experts)):
+    kinds = (("hard", hard, count), ("windows", windows, count * experts))
+    for (name, width, depth), (kind, layer, outputs) in itertools.product(sizes.networks, kinds):
         modes = (min(sizes.modes, sizes.levels), min(sizes.modes, sizes.cells))
-        network = nn.FNO(3, outputs, modes, width=sizes.width, key=jax.random.key(0))
+        network = nn.FNO(3, outputs, modes, width=width, depth=depth, key=jax.random.key(0))
         ours = _Ours(layer, equation)
 
         def loss(network, inputs, lifts, ours=ours):
@@ -296,5 +298,6 @@ def _shares(sizes, scheme, equation, lifts) -> Iterator[Row]:
             "solver_steps_mean": float(np.mean(steps)),
             "converged_share": float(np.mean(done)),
         }
-        yield Row(f"share of a training step, {kind}", part.cpu_s / whole.cpu_s, "", 0.5, detail=detail)
-        yield Row(f"CPU time of a training step, {kind}", whole.cpu_s, "s")
+        what = f"{kind}, {name} network"
+        yield Row(f"share of a training step, {what}", part.cpu_s / whole.cpu_s, "", 0.5, detail=detail)
+        yield Row(f"CPU time of a training step, {what}", whole.cpu_s, "s")
