@@ -201,7 +201,7 @@ def test_failed_expert_is_visible_and_leaves_the_others(devices):
         few = eqx.tree_at(
             lambda m: m.constraint,
             layer,
-            layers.HardConstraint(SCHEME, CONSTRAINT.solver, limit, 1e-3, on_failure=layers.poison),
+            layers.HardConstraint(SCHEME, SOLVERS[0], limit, 1e-3, on_failure=layers.poison),
         )
         found = jax.jit(lambda basis, few=few: _apply(few, basis))(BASIS)
         np.testing.assert_array_equal(found.converged, steps <= limit)

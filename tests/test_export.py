@@ -114,6 +114,7 @@ EXEMPT: dict[str, str] = {
     "jaxsci.pde.Initial": "a record: the name of a field and an array",
     "jaxsci.pde.datasets.Paper": "draws samples with NumPy, before any program runs",
     "jaxsci.pde.datasets.Rich": "draws samples with NumPy, before any program runs",
+    "jaxsci.testing.ImplicitReport": "the figures of a check on the host",
 }
 
 
