@@ -11,7 +11,6 @@ import matplotlib
 import numpy as np
 
 from jaxsci import layers
-from jaxsci.train import Status
 
 # Relative L2 errors of the paper, at its full scale (8000 samples, 4050 steps of a larger network) [%].
 PUBLISHED = {"soft": 85.93, "hard": 7.55, "boxes": 3.60}
@@ -88,7 +87,6 @@ def measured(problem, kind, result) -> dict:
         "skipped_steps": result.skipped_steps,
         "train_converged_share": float(np.mean(result.history["converged"])),
         "curve": {k: np.asarray(history[k]).tolist() for k in ("step", "relative_l2_mean")},
-        "interrupted": result.status in (Status.interrupted, Status.terminated),
         "values": values,
     }
 
@@ -105,7 +103,7 @@ def trivial(problem) -> dict:
 def write(problem, runs: dict[str, list[dict]], folder: Path) -> None:
     """The table, metrics.json and the pictures."""
     started = time.strftime("%Y-%m-%d %H:%M")
-    keys = [k for k in runs["windows"][0] if k not in ("values", "curve", "interrupted")]
+    keys = [k for k in runs["windows"][0] if k not in ("values", "curve")]
     models = {
         kind: {k: statistics.median(run[k] for run in many) for k in keys} for kind, many in runs.items()
     }

@@ -142,6 +142,8 @@ def train(problem: Problem, kind: str, seed: int, folder: Path, restart: bool) -
         resume=not restart,
         tag=repr((kind, s)),
     )
+    if result.status in (jsci.train.Status.interrupted, jsci.train.Status.terminated):
+        return None
     return report.measured(problem, kind, result)
 
 
@@ -165,10 +167,11 @@ def main(argv=None) -> int:
     problem, runs = Problem(setting, data), {kind: [] for kind in kinds}
     for seed in range(options.seeds):
         for kind in kinds:
-            runs[kind].append(train(problem, kind, seed, options.out, options.restart))
-            if runs[kind][-1]["interrupted"]:
+            done = train(problem, kind, seed, options.out, options.restart)
+            if done is None:
                 print("Interrupted: the best models are kept. Run again to resume; --restart starts over.")
                 return 130
+            runs[kind].append(done)
     report.write(problem, runs, options.out)
     return 0
 
