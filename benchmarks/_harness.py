@@ -221,7 +221,7 @@ def stamp(argv: Sequence[str]) -> dict[str, Any]:
             "processes": jax.process_count(),
         },
         "host": {
-            "system": platform.platform(),
+            "system": f"{platform.system()} {platform.machine()}",
             "cpu": _cpu_model(),
             "cores": os.cpu_count(),
             "usable_cores": len(os.sched_getaffinity(0)) if sys.platform == "linux" else None,
