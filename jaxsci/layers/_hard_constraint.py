@@ -57,8 +57,8 @@ class HardConstraint(eqx.Module):
     """u = lift + Σₙ ωₙ basisₙ with ω = argmin ½‖rows(u)‖² + ½ ρ ‖ω‖², as a differentiable layer.
 
     The equation is an argument, with its coefficients, so one layer serves every equation and every
-    sample. Derivative fields of the basis are computed once; each iteration is a contraction, a
-    pointwise function and closed-form Jacobian and Hessian. The derivative of ω with respect to
+    sample. No network is evaluated inside the iteration, which is a contraction, a stencil, a pointwise
+    function and closed-form derivatives. The derivative of ω with respect to
     basis, lift and coefficients comes from the implicit rule with the exact Hessian of the objective.
 
     **Arguments:**

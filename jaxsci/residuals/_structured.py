@@ -202,8 +202,8 @@ class StructuredLeastSquares(AbstractResidual):
     """min over ω of ½ Σ_b ‖P_b r_b(lift + Σₙ ωₙ basisₙ)‖² + ½ ρ ‖ω‖².
 
     Equations of physics are nonlinear pointwise and linear in the derivatives, and the derivatives are
-    linear in the coefficients ω. So the fields of every basis function are computed once, an
-    evaluation is a contraction and a pointwise function, and Jacobian and Hessian have closed forms.
+    linear in the coefficients ω. So an evaluation is a contraction, a stencil and a pointwise function, and
+    Jacobian and Hessian have closed forms.
 
     **Arguments:**
 
