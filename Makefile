@@ -110,7 +110,7 @@ format: $(VENV)/.linters ## ruff: mend what it can
 
 types: $(STAMP) ## pyright on jaxsci/
 	@$(PY) -c "import pyright" 2>/dev/null || $(PY) -m pip install --quiet "pyright>=1.1.400"
-	$(PY) -m pyright
+	$(PY) -m pyright --pythonpath $(PY)
 
 docs: $(STAMP) ## the documentation, into site/
 	$(call install,$(VENV),default,-e ".[docs]")

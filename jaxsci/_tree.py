@@ -17,7 +17,7 @@ def dot(a: PyTree[Array], b: PyTree[Array]) -> Array:
         # Not `vdot`, whose flattening gathers an array that is sharded along two axes.
         return jnp.tensordot(jnp.conj(x), y, jnp.ndim(x), precision=jax.lax.Precision.HIGHEST)
 
-    return sum(jtu.tree_leaves(jtu.tree_map(one, a, b)))
+    return jnp.asarray(sum(jtu.tree_leaves(jtu.tree_map(one, a, b))))
 
 
 def norm(tree: PyTree[Array]) -> Array:

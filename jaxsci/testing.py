@@ -95,7 +95,7 @@ def check_implicit(
     precision = float(jnp.finfo(jnp.result_type(*jtu.tree_leaves(y0))).eps)
     double = precision < 1e-10
     rtol = (1e-6 if double else 2e-2) if rtol is None else rtol
-    step = precision**0.2 if step is None else step
+    h = precision**0.2 if step is None else step
 
     keys = jax.random.split(jax.random.key(0) if key is None else key)
     push = _direction(theta, keys[0])
@@ -103,14 +103,14 @@ def check_implicit(
     def both(y0, theta):
         y, first = _newton(y0, theta, rest, precision)
         pull = _direction(y, keys[1])
-        report, others = _measure(adjoint, y, theta, rest, push, pull, step, precision)
+        report, others = _measure(adjoint, y, theta, rest, push, pull, h, precision)
         return report, first & others
 
     report, ok = eqx.filter_jit(both)(y0, theta)
     if not bool(ok):
         raise ValueError(
             "Newton's method did not converge from `y0` to a root of the optimality condition, or not "
-            f"again after θ was moved by {2 * step:.1e} of its size (residual norm "
+            f"again after θ was moved by {2 * h:.1e} of its size (residual norm "
             f"{float(report.residual_norm):.1e}). Pass a guess near the solution, and scale unknowns and "
             "equations to order one."
         )

@@ -76,8 +76,9 @@ class Scheme(AbstractDiscretization):
         basis = self._named(equation, basis, "basis", extra=1)
         lift = self._named(equation, lift, "lift")
         initial = ()
-        if not self.exact_initial:
-            initial = (self._initial(basis, lift),)
+        at = self._time()
+        if at is not None and not self.exact_initial:
+            initial = (self._initial(basis, lift, at),)
             lift = {f: jnp.zeros_like(v) for f, v in lift.items()}
         needed = pde.required(equation)
         dtype = next(iter(lift.values())).dtype
@@ -101,9 +102,8 @@ class Scheme(AbstractDiscretization):
             out = {f: lift[f] + v for f, v in out.items()}
         return out[""] if single else out
 
-    def _initial(self, basis, lift) -> Block:
-        """The rows √(w/Σw) (u(t₀) − u₀) of all fields."""
-        at = self._time()
+    def _initial(self, basis, lift, at: int) -> Block:
+        """The rows √(w/Σw) (u(t₀) − u₀) of all fields; t₀ is the first level along axis `at`."""
         widths = [axis.widths() for i, axis in enumerate(self.grid.axes.values()) if i != at]
         measure = functools.reduce(np.multiply.outer, widths, np.ones(()))
         weight = np.sqrt(measure / measure.sum())

@@ -92,7 +92,7 @@ class Block(eqx.Module):
         r, slopes = self.slopes(fields)
         e, q = self._weighed(r)
         weights = self._gathered({f: jnp.sum(slopes[f] * q, axis=0) for f in fields})
-        gradient = sum(_contract(self.basis[b], weights[b]) for b in self.basis)
+        gradient = jnp.asarray(sum(_contract(self.basis[b], weights[b]) for b in self.basis))
         return 0.5 * jnp.vdot(e, e), gradient
 
     def normal(self, omega: Float[Array, " N"], exact: bool) -> NormalEquations:
