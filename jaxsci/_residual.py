@@ -19,12 +19,13 @@ from .linear import Operator
 class AbstractResidual(eqx.Module):
     """A problem written as F(y, θ) = 0, with the two faces that a solve needs.
 
-    - `__call__(y, args)`: what a solver drives to zero (root finders) or to least squares.
+    - `__call__(y, args)`: the residual as it is written; what least-squares solvers reduce.
     - `optimality(y, args)`: what the implicit function theorem linearises. It has as many scalars
       as y and vanishes at the solution: ∂F/∂y · dy = −∂F/∂θ · dθ.
 
-    The other faces let *any* solver work on any residual and have defaults: `objective` for
-    minimisers (½‖F‖²), `fixed_point` for fixed-point solvers (y − F), `jacobian` for structure.
+    The other faces let *any* solver work on any residual and have defaults: `root` for root finders
+    (the optimality condition), `objective` for minimisers (½‖F‖²), `fixed_point` for fixed-point
+    solvers (y − F), `jacobian` for structure.
 
     y and args are pytrees; the floating arrays in `args`, in the fields of the residual and in the
     closures of its functions are all θ, and all of them are differentiated. Everything is for one
@@ -33,7 +34,7 @@ class AbstractResidual(eqx.Module):
 
     @property
     def tags(self) -> frozenset:
-        """lineax tags that ∂(optimality)/∂y is promised to have; none by default."""
+        """lineax tags that ∂(optimality)/∂y and ∂(root)/∂y are promised to have; none by default."""
         return frozenset()
 
     @abc.abstractmethod
@@ -43,6 +44,11 @@ class AbstractResidual(eqx.Module):
     def optimality(self, y: PyTree[Array], args: PyTree[Any]) -> PyTree[Array]:
         """The condition that holds at the solution, of the same number of scalars as y."""
         return self(y, args)
+
+    def root(self, y: PyTree[Array], args: PyTree[Any]) -> PyTree[Array]:
+        """What a root finder drives to zero: the optimality condition, unless another function with the
+        same roots and as many scalars is better to iterate on."""
+        return self.optimality(y, args)
 
     def objective(self, y: PyTree[Array], args: PyTree[Any]) -> Array:
         """The scalar that a minimiser reduces: ½‖F(y, θ)‖² unless a subclass knows better."""
@@ -160,9 +166,9 @@ def check_residual(value: Any) -> None:
         )
 
 
-def check_square(residual: AbstractResidual, optimality: Pure, y: PyTree[Array]) -> None:
-    """Raise `ValueError` unless there are as many equations as unknowns."""
-    shapes = [x.shape for x in optimality.shapes]
+def check_square(residual: AbstractResidual, equations: Pure, y: PyTree[Array]) -> None:
+    """Raise `ValueError` unless there are as many equations (of `optimality` or `root`) as unknowns."""
+    shapes = [x.shape for x in equations.shapes]
     given = [x.shape for x in jtu.tree_leaves(y)]
     if sum(map(math.prod, shapes)) != sum(map(math.prod, given)):
         raise ValueError(

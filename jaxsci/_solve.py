@@ -45,11 +45,11 @@ def solve(
     **Arguments:**
 
     - `residual`: F, a `jaxsci` residual.
-    - `solver`: what finds y. A solver of `jaxsci.solvers`; any optimistix root finder (drives the
-      optimality condition to zero), fixed-point solver (iterates y − F, or T of a `FixedPoint`),
-      least-squares solver (reduces ‖F‖²) or minimiser (reduces the objective); an
-      `optax.GradientTransformation`; or a jaxopt solver object, which works on the function it was
-      built with and is called as `solver.run(y0, args)`.
+    - `solver`: what finds y. A solver of `jaxsci.solvers`; any optimistix root finder (drives
+      `root`, by default the optimality condition, to zero), fixed-point solver (iterates
+      `fixed_point`, by default y − F), least-squares solver (reduces ‖F‖²) or minimiser
+      (reduces the objective); an `optax.GradientTransformation`; or a jaxopt solver object,
+      which works on the function it was built with and is called as `solver.run(y0, args)`.
     - `y0`: first guess, a pytree of floating arrays; fixes structure, shapes and precision.
     - `args`: passed to the residual; a pytree with leaves of any type (arrays, numbers, strings,
       None, callables, modules).
@@ -100,7 +100,7 @@ def _find(residual, solver, y0, args, max_steps, options) -> Outcome:
     if isinstance(solver, JaxoptSolver):
         return run_jaxopt(solver, y0, _tree.stop_gradient(args))
     if isinstance(solver, optx.AbstractRootFinder):
-        face, entry = residual.optimality, optx.root_find
+        face, entry = residual.root, optx.root_find
     elif isinstance(solver, optx.AbstractFixedPointSolver):
         face, entry = residual.fixed_point, optx.fixed_point
     elif isinstance(solver, optx.AbstractLeastSquaresSolver):
