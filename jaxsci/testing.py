@@ -134,9 +134,11 @@ def _optimality(theta, rest) -> Root:
 
 
 def _newton(y, theta, rest, precision):
-    """The root of the optimality condition, to rounding, and whether it was found."""
+    """The root, to rounding, and whether it was found."""
+    residual, args = eqx.combine(theta, rest)
+    root = Root(lambda y, _: _tree.shaped_like(y, residual.root(y, args)))
     tight = Newton(rtol=100 * precision, atol=100 * precision)
-    found = solve(_optimality(theta, rest), tight, y, throw=False, max_steps=100)
+    found = solve(root, tight, y, throw=False, max_steps=100)
     return _tree.stop_gradient(found.value), found.result == RESULTS.successful
 
 
