@@ -14,6 +14,23 @@ from ._adjoint import (
     ImplicitAdjoint as ImplicitAdjoint,
     attach as attach,
 )
+from ._diagnosis import (
+    AdjointInfo as AdjointInfo,
+    Conditioning as Conditioning,
+    adjoint_info as adjoint_info,
+    check as check,
+)
+from ._estimators import (
+    EquilibriumPropagation as EquilibriumPropagation,
+    NeumannAdjoint as NeumannAdjoint,
+    OneStepAdjoint as OneStepAdjoint,
+    UnrolledAdjoint as UnrolledAdjoint,
+)
+from ._estimators_contour import (
+    equilibrium_propagation as equilibrium_propagation,
+    jacobian_asymmetry as jacobian_asymmetry,
+    symmetric_share as symmetric_share,
+)
 from ._residual import AbstractResidual as AbstractResidual
 from ._solution import RESULTS as RESULTS, Solution as Solution, Stats as Stats
 from ._solve import solve as solve
@@ -21,6 +38,7 @@ from .residuals import (
     KKT as KKT,
     FixedPoint as FixedPoint,
     LeastSquares as LeastSquares,
+    PreActivation as PreActivation,
     Root as Root,
     Stationary as Stationary,
 )

@@ -31,12 +31,24 @@ from jaxtyping import Array, PyTree
 from . import _tree
 from ._linearization import Rule, along, linearize, split
 from ._residual import AbstractResidual, check_residual
-from .linear import AbstractLinearSolver
+from ._solution import RESULTS
+from .linear import AbstractLinearSolver, PseudoInverse
 from .linear._solver import check_linear_solver
 
 
 class AbstractAdjoint(optx.AbstractAdjoint):
     """How a solution gets its derivatives. Also an `optimistix.AbstractAdjoint`."""
+
+    @property
+    def loop(self) -> Callable | None:
+        """None: the solver runs on stopped inputs, and `attach` gives the derivative. Or the loop,
+        (condition, body, first, *, max_steps) ↦ last, in which the solver is differentiated itself."""
+        return None
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What a solver of this package has to know in that loop."""
+        return {}
 
     @abc.abstractmethod
     def attach(self, residual: AbstractResidual, y: PyTree[Array], args: PyTree[Any]) -> PyTree[Array]:
@@ -55,17 +67,38 @@ class ImplicitAdjoint(AbstractAdjoint):
       1024 unknowns, CG or GMRES above (`jaxsci.linear.default_solver`). The system is scaled by its
       right-hand side and its residual is checked; a singular or unconverged one gives NaN in that
       lane of a batch only.
+    - `well_posed`: with False, ∂F/∂y may be singular, and dy = −(∂F/∂y)⁺ ∂F/∂θ · dθ is the shortest of
+      the least-squares solutions (`jaxsci.linear.PseudoInverse`, whatever the size). Where solutions
+      form a smooth family y* + ker ∂F/∂y, this is right for every loss that is constant on the family.
+    - `throw`: raise an error, instead of returning NaN, when a linear solve fails as the program runs.
+      Not inside `jax.shard_map` and `jax.export`, where no error can be raised.
+
+    **Raises:** `ValueError` for `well_posed=False` with a solver of regular systems; `RuntimeError` as
+    described under `throw`. `jaxsci.adjoint_info` and `jaxsci.check` tell why a solve failed.
 
     **Limits:** the error of the derivative is proportional to ‖y − y*‖: an unconverged solution has
-    an inexact derivative. Where ∂F/∂y is singular there is no derivative, and NaN is returned.
+    an inexact derivative. Where ∂F/∂y is singular there is no derivative, and NaN is returned; the
+    matrix-free solvers cannot tell a singular system from a regular one if it has a solution.
 
     **Reference:** Blondel et al., Efficient and Modular Implicit Differentiation, NeurIPS 2022.
     """
 
     linear_solver: AbstractLinearSolver | None = None
+    well_posed: bool = eqx.field(static=True, default=True)
+    throw: bool = eqx.field(static=True, default=False)
 
     def __check_init__(self):
         check_linear_solver(self.linear_solver)
+        if not self.well_posed and self.linear_solver is not None and self.linear_solver.exact:
+            raise ValueError(
+                f"`well_posed` is False and `linear_solver` is {self.linear_solver!r}, which is for regular "
+                "systems. Use jaxsci.linear.PseudoInverse(), or leave `linear_solver` out."
+            )
+
+    @property
+    def solver(self) -> AbstractLinearSolver | None:
+        """The linear solver; None for a choice by size."""
+        return self.linear_solver if self.well_posed or self.linear_solver is not None else PseudoInverse()
 
     def attach(self, residual, y, args):
         leaves, structure = jtu.tree_flatten(y)
@@ -79,7 +112,7 @@ class ImplicitAdjoint(AbstractAdjoint):
                 )
         leaves = _tree.vary_like([jax.lax.stop_gradient(x) for x in leaves], residual, args)
         y = jtu.tree_unflatten(structure, leaves)
-        rule, consts = linearize(residual, y, args, self.linear_solver)
+        rule, consts = linearize(residual, y, args, self.solver, self.throw)
         leaves = _tree.vary_like(leaves, consts)
         out = implicit_p.bind(*leaves, *consts, rule=rule, n=len(leaves), maps=())
         return jtu.tree_unflatten(structure, out)
@@ -192,8 +225,18 @@ class _Form:
     rule: Rule
     n: int  # leaves of y, and of b
     structure: Any  # of (array of A or None, what the linear solver has prepared)
+    exact: bool  # x = A⁻¹b, else A⁺b
     transpose: bool
     maps: tuple
+
+    def other(self) -> "_Form":
+        """The solve with Aᵀ."""
+        return dataclasses.replace(self, transpose=not self.transpose)
+
+    def product(self, operands, xs, transpose: bool = False):
+        """A x, or Aᵀ x, for one sample."""
+        a = self.rule.operator(operands[: self.n], operands[self.n :])
+        return (a.transpose() if self.transpose != transpose else a).mv(tuple(xs))
 
     def run(self, *operands) -> list[Array]:
         """x, for one sample."""
@@ -202,7 +245,9 @@ class _Form:
         array, prepared = jtu.tree_unflatten(self.structure, prepared)
         operator = self.rule.operator(ys, consts, array)
         solver = self.rule.solver(operator, consts)
-        x, _, _ = solver.solve(operator, prepared, tuple(b), transpose=self.transpose)
+        x, ok, _ = solver.solve(operator, prepared, tuple(b), transpose=self.transpose)
+        if self.rule.throw and not _tree.in_manual_region():
+            x = RESULTS.derivative_failed.error_if(x, ~ok)
         return _tree.vary_like(list(x), *operands)
 
 
@@ -228,7 +273,8 @@ def _tangent(rule: Rule, ys, consts, directions, active) -> list[Array]:
     """ẏ with A ẏ = −B θ̇."""
     rhs = rule.right_hand_side(ys, consts, directions, active)
     prepared, structure = jtu.tree_flatten(rule.prepared(ys, consts))
-    form = _Form(rule, len(ys), structure, False, ())
+    exact = rule.solver(rule.operator(ys, consts), consts).exact
+    form = _Form(rule, len(ys), structure, exact, False, ())
     return _solve_linear((*ys, *consts, *prepared, *rhs), form)
 
 
@@ -244,28 +290,39 @@ def _linear_jvp(operands, tangents, *, form, traced):
     of_a = n + sum(rule.sizes[:2])
     active = [i for i, t in enumerate(tangents[:of_a]) if _moves(t)]
     rhs = [ad.instantiate_zeros(t) for t in tangents[-n:]]
-    if len(active) > 0:
-        theta = n + sum(rule.sizes)
+    if len(active) == 0:
+        return xs, _solve_linear((*operands[:-n], *rhs), form)
+    known = tuple(operands[: n + sum(rule.sizes)])
+    directions = tuple(tangents[i] for i in active)
+    axes_of = lambda axes: (axes[: len(known)], (0,) * n, tuple(axes[i] for i in active))
 
-        def moved(operands, xs, directions):
-            def product(operands):
-                a = rule.operator(operands[:n], operands[n:])
-                return (a.transpose() if form.transpose else a).mv(tuple(xs))
+    def moved(vs, transpose: bool = False):
+        """Ȧ v, or Ȧᵀ v."""
 
-            return along(product, operands, directions, active)
+        def one(known, vs, directions):
+            return along(lambda known: form.product(known, vs, transpose), known, directions, active)
 
-        axes_of = lambda axes: (axes[:theta], (0,) * n, tuple(axes[i] for i in active))
-        directions = tuple(tangents[i] for i in active)
-        change = _mapped(moved, form.maps, axes_of)(tuple(operands[:theta]), tuple(xs), directions)
-        rhs = [b - c for b, c in zip(rhs, change, strict=True)]
-    return xs, _solve_linear((*operands[:-n], *rhs), form)
+        return _mapped(one, form.maps, axes_of)(known, tuple(vs), directions)
+
+    rhs = [b - c for b, c in zip(rhs, moved(xs), strict=True)]
+    if form.exact:
+        return xs, _solve_linear((*operands[:-n], *rhs), form)
+    # x = A⁺b (Golub & Pereyra 1973): with r = b − A x and s = Ȧᴴ A⁺ᴴ x,
+    # ẋ = A⁺(ḃ − Ȧ x + A⁺ᴴ Ȧᴴ r) + (1 − A⁺A) s, where A is of the same rank nearby.
+    product = _mapped(form.product, form.maps, lambda axes: (axes[: len(known)], (0,) * n))
+    hermitian = lambda vs: _tree.conj(_solve_linear((*operands[:-n], *_tree.conj(vs)), form.other()))
+    changed = lambda vs: _tree.conj(list(moved(_tree.conj(list(vs)), True)))
+    r = [b - c for b, c in zip(operands[-n:], product(known, tuple(xs)), strict=True)]
+    s = changed(hermitian(list(xs)))
+    parts = zip(rhs, hermitian(changed(r)), product(known, tuple(s)), strict=True)
+    solved = _solve_linear((*operands[:-n], *(b + h - c for b, h, c in parts)), form)
+    return xs, [x + y for x, y in zip(solved, s, strict=True)]
 
 
 def _linear_transpose(cotangents, *operands, form, traced):
     n = form.n
     cotangents = [ad.instantiate_zeros(c) for c in cotangents]
-    form = dataclasses.replace(form, transpose=not form.transpose)
-    out = _solve_linear((*operands[:-n], *cotangents), form)
+    out = _solve_linear((*operands[:-n], *cotangents), form.other())
     wanted = [ad.is_undefined_primal(b) for b in operands[-n:]]
     return [None] * (len(operands) - n) + [x if w else None for x, w in zip(out, wanted, strict=True)]
 

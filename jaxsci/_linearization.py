@@ -15,7 +15,7 @@ from ._residual import AbstractResidual, Pure, check_square, hoist
 from .linear import AbstractLinearSolver, Operator, default_solver
 
 
-def linearize(residual: AbstractResidual, y: PyTree[Array], args: PyTree, linear_solver):
+def linearize(residual: AbstractResidual, y: PyTree[Array], args: PyTree, linear_solver, throw: bool):
     """The static part of `implicit`, and the arrays that go with it."""
     optimality, own = hoist(lambda y: residual.optimality(y, args), y)
     y = _tree.vary_like(y, own)
@@ -31,7 +31,7 @@ def linearize(residual: AbstractResidual, y: PyTree[Array], args: PyTree, linear
             dense, dense_consts = hoist(lambda y: residual.jacobian(y, args).matrix(), y)
     solver_of, solver_consts = _hoist_solver(linear_solver, y)
     groups = (own, product_consts, dense_consts, solver_consts)
-    rule = Rule(optimality, product, dense, solver_of, tags, tuple(map(len, groups)))
+    rule = Rule(optimality, product, dense, solver_of, tags, throw, tuple(map(len, groups)))
     return rule, sum(groups, ())
 
 
@@ -69,6 +69,7 @@ class Rule:
     dense: Pure | None
     solver_of: Callable
     tags: frozenset
+    throw: bool
     sizes: tuple[int, ...]
 
     def equations(self, ys, own):

@@ -21,6 +21,12 @@ class RESULTS(optx.RESULTS):  # pyright: ignore
         "equations near this point: remove redundant unknowns, add the missing equation, or use a "
         "least-squares residual with a ridge."
     )
+    derivative_failed = (
+        "The linear system of a derivative could not be solved: the Jacobian of the optimality condition is "
+        "singular at the solution, or the linear solver did not converge. `jaxsci.check(residual, y, args)` "
+        "tells which. Remove redundant unknowns or add an equation; ask for the shortest derivative with "
+        "`ImplicitAdjoint(well_posed=False)`; or give the linear solver a preconditioner."
+    )
     foreign_failure = (
         "The wrapped solver stopped before it met its own tolerance. Raise its iteration limit, "
         "loosen its tolerance, or start closer to the solution."

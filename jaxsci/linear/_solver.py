@@ -22,6 +22,11 @@ class AbstractLinearSolver(eqx.Module):
 
     check: eqx.AbstractVar[float | None]
 
+    @property
+    def exact(self) -> bool:
+        """Whether x is A⁻¹b; False for a solver that gives A⁺b."""
+        return True
+
     @abc.abstractmethod
     def prepare(self, operator: Operator) -> Any:
         """What can be computed before the right-hand side is known (factors, a preconditioner)."""
@@ -36,29 +41,45 @@ class AbstractLinearSolver(eqx.Module):
         """x ↦ A x (or Aᵀ x), with which a solution is checked."""
         return (operator.transpose() if transpose else operator).mv
 
-    def solve(
+    def defect(
+        self, operator: Operator, prepared: Any, error: PyTree[Array], transpose: bool
+    ) -> PyTree[Array]:
+        """What has to vanish for a solution with b − A x = `error`; it is checked relative to b."""
+        return error
+
+    def attempt(
         self, operator: Operator, prepared: Any, b: PyTree[Array], *, transpose: bool = False
-    ) -> tuple[PyTree[Array], Array, Array]:
-        """Solve A x = b (or Aᵀ x = b), free of scale and checked.
+    ) -> tuple[PyTree[Array], Array, Array, Array]:
+        """Solve A x = b (or Aᵀ x = b), free of scale, and measure.
 
         b is divided by s = max|b| first, so that no absolute tolerance inside a solver can mistake
         a small right-hand side for a solved one; x is multiplied by s at the end. The relative
-        residual ρ = ‖b − A x‖₂/‖b‖₂ is then computed with one more product, and x is NaN unless
-        ρ ≤ `check` (default: the square root of the precision; `inf` turns the check off).
+        residual ρ = ‖b − A x‖₂/‖b‖₂ is then computed with one more product, and the solution accepted
+        if ρ ≤ `check` (default: the square root of the precision; `inf` turns the check off).
         b = 0 gives x = 0, whatever A is.
 
-        **Returns:** x, whether the check held, iterations.
+        **Returns:** x as it was found, ρ, whether it is accepted, iterations.
         """
         s = _tree.max_abs(b)
         zero = s == 0
         unit = _tree.scaled(1 / jnp.where(zero, 1, s), b)
         x, iterations = self.apply(operator, prepared, unit, transpose)
         error = _tree.axpy(-1.0, self.product(operator, prepared, transpose)(x), unit)
-        rho = _tree.norm(error) / jnp.where(zero, 1, _tree.norm(unit))
+        error = self.defect(operator, prepared, error, transpose)
+        rho = jnp.where(zero, 0, _tree.norm(error) / jnp.where(zero, 1, _tree.norm(unit)))
         limit = jnp.finfo(rho.dtype).eps ** 0.5 if self.check is None else self.check
-        ok = (rho <= limit) | zero
-        x = _tree.where(ok, _tree.scaled(s, x), jax.tree.map(lambda u: jnp.full_like(u, jnp.nan), x))
-        x = _tree.where(zero, jax.tree.map(jnp.zeros_like, x), x)
+        x = _tree.where(zero, jax.tree.map(jnp.zeros_like, x), _tree.scaled(s, x))
+        return x, rho, rho <= limit, iterations
+
+    def solve(
+        self, operator: Operator, prepared: Any, b: PyTree[Array], *, transpose: bool = False
+    ) -> tuple[PyTree[Array], Array, Array]:
+        """As `attempt`, but x is NaN unless it is accepted.
+
+        **Returns:** x, whether the check held, iterations.
+        """
+        x, _, ok, iterations = self.attempt(operator, prepared, b, transpose=transpose)
+        x = _tree.where(ok, x, jax.tree.map(lambda u: jnp.full_like(u, jnp.nan), x))
         return x, ok, iterations
 
 
