@@ -14,6 +14,7 @@ from . import _tree
 from ._adjoint import AbstractAdjoint, ImplicitAdjoint, check_adjoint
 from ._residual import AbstractResidual, check_residual, check_square, hoist
 from ._solution import RESULTS, Solution, Stats
+from .solvers._external import External, run_external
 from .solvers._run import (
     PLAIN,
     JaxoptSolver,
@@ -99,6 +100,8 @@ def _find(residual, solver, y0, args, max_steps, options) -> Outcome:
         solver = optax_minimiser(solver, y0)
     if isinstance(solver, JaxoptSolver):
         return run_jaxopt(solver, y0, _tree.stop_gradient(args))
+    if isinstance(solver, External):
+        return run_external(solver, residual, y0, args)
     if isinstance(solver, optx.AbstractRootFinder):
         face, entry = residual.root, optx.root_find
     elif isinstance(solver, optx.AbstractFixedPointSolver):
@@ -142,6 +145,7 @@ _KINDS = (
     optx.AbstractMinimiser,
     optax.GradientTransformation,
     JaxoptSolver,
+    External,
 )
 
 
