@@ -1,5 +1,6 @@
 """Spine 3: any solver makes F vanish, one rule differentiates the vanishing."""
 
+import functools
 from typing import Any
 
 import equinox as eqx
@@ -17,6 +18,7 @@ from ._solution import RESULTS, Solution, Stats
 from .solvers._external import External, run_external
 from .solvers._run import (
     PLAIN,
+    UNROLLABLE,
     JaxoptSolver,
     Outcome,
     iterate,
@@ -73,11 +75,13 @@ def solve(
     function = residual
     if has_aux:
         residual = _without_aux(residual)
-    outcome = _find(residual, solver, y0, args, max_steps, options)
+    unrolled = adjoint.loop is not None
+    outcome = _find(residual, solver, y0, args, max_steps, options, adjoint)
     result = outcome.result
     value = jtu.tree_map(lambda x, like: jnp.asarray(x, like.dtype), outcome.value, y0)
-    value = _tree.stop_gradient(value)
-    equations = residual.optimality(value, _tree.stop_gradient(args))
+    if not unrolled:
+        value = _tree.stop_gradient(value)
+    equations = residual.optimality(*_tree.stop_gradient((value, args)))
     size = _tree.norm(jax.lax.stop_gradient(equations)) / max(_tree.size(value), 1) ** 0.5
     result = RESULTS.where((result == RESULTS.successful) & ~jnp.isfinite(size), RESULTS.nonfinite, result)
     if throw:
@@ -87,19 +91,23 @@ def solve(
             value = _tree.where(failed, jtu.tree_map(lambda x: jnp.full_like(x, jnp.nan), value), value)
         else:
             value = result.error_if(value, failed)
-    known = residual if outcome.hessian is None else residual.with_hessian(outcome.hessian)
-    value = adjoint.attach(known, value, args)
+    if not unrolled:
+        known = residual if outcome.hessian is None else residual.with_hessian(outcome.hessian)
+        value = adjoint.attach(known, value, args)
     aux = function.fn(value, args)[1] if has_aux else None
     return Solution(value, aux, result, Stats(outcome.steps, size, outcome.linear_iterations))
 
 
-def _find(residual, solver, y0, args, max_steps, options) -> Outcome:
-    """Run the solver on the face of the residual that its kind works on."""
-    y0 = _tree.stop_gradient(y0)
+def _find(residual, solver, y0, args, max_steps, options, adjoint) -> Outcome:
+    """Run the solver on the face of the residual that its kind works on; on stopped inputs, unless its
+    iterations are to be differentiated."""
+    loop = adjoint.loop
+    stopped = _tree.stop_gradient if loop is None else lambda tree: tree
+    y0 = stopped(y0)
     if isinstance(solver, optax.GradientTransformation):
         solver = optax_minimiser(solver, y0)
     if isinstance(solver, JaxoptSolver):
-        return run_jaxopt(solver, y0, _tree.stop_gradient(args))
+        return run_jaxopt(solver, y0, stopped(args), loop is not None)
     if isinstance(solver, External):
         return run_external(solver, residual, y0, args)
     if isinstance(solver, optx.AbstractRootFinder):
@@ -111,17 +119,21 @@ def _find(residual, solver, y0, args, max_steps, options) -> Outcome:
     else:
         face, entry = residual.objective, optx.minimise
     pure, consts = hoist(lambda y: face(y, args), y0)
-    consts = _tree.stop_gradient(consts)
+    consts = stopped(consts)
     fn = lambda y, consts: (pure(y, consts), None)
     if entry is optx.root_find:
         check_square(residual, pure, y0)
         fn = lambda y, consts: (_tree.shaped_like(y, pure(y, consts)), None)
     if isinstance(solver, PLAIN):
         y0 = _tree.vary_like(y0, consts)
+        if loop is not None:
+            loop = functools.partial(loop, max_steps=max_steps)
+            return iterate(fn, solver, y0, consts, max_steps, residual.tags, adjoint.options, loop)
         closed = {} if entry is optx.root_find else _closed_forms(residual, solver, y0, args)
         return iterate(fn, solver, y0, consts, max_steps, residual.tags, closed)
     tags = residual.tags if entry is optx.root_find else frozenset()
-    return run_optimistix(entry, fn, solver, y0, consts, max_steps, tags, options)
+    adjoint = optx.ImplicitAdjoint() if loop is None else adjoint
+    return run_optimistix(entry, fn, solver, y0, consts, max_steps, tags, options, adjoint)
 
 
 def _closed_forms(residual: AbstractResidual, solver, y0, args) -> dict[str, Any]:
@@ -131,8 +143,8 @@ def _closed_forms(residual: AbstractResidual, solver, y0, args) -> dict[str, Any
     forms = {form.__name__: form, "metric": residual.metric}
     known = {}
     for name, form in forms.items():
-        if jax.eval_shape(form, y0, args) is not None:
-            pure, consts = hoist(lambda y, form=form: form(y, args), y0)
+        pure, consts = hoist(lambda y, form=form: form(y, args), y0)
+        if len(pure.shapes) > 0:
             consts = _tree.stop_gradient(consts)
             known[name] = lambda y, _, pure=pure, consts=consts: pure(y, consts)
     return known
@@ -157,6 +169,12 @@ def _check_problem(residual: Any, solver: Any, adjoint: Any, max_steps: Any) -> 
             f"`solver` is {solver!r} of type {type(solver).__name__}; expected a solver of "
             "jaxsci.solvers, an optimistix solver, an optax optimizer or a jaxopt solver object, such as "
             "jaxsci.solvers.Newton(rtol=1e-8, atol=1e-8)."
+        )
+    if adjoint.loop is not None and isinstance(solver, (*PLAIN, External)) and not isinstance(solver, UNROLLABLE):
+        raise TypeError(
+            f"`adjoint` is a {type(adjoint).__name__}, and {type(solver).__name__} makes steps that are not "
+            "to be differentiated. Unroll jaxsci.solvers.Newton or a solver of optimistix, or use "
+            "jaxsci.ImplicitAdjoint()."
         )
     if isinstance(max_steps, bool) or not isinstance(max_steps, int) or max_steps < 1:
         raise ValueError(f"`max_steps` is {max_steps!r}; expected an int ≥ 1.")
