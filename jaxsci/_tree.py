@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
+import equinox.internal as eqxi
 import jax
 import jax.numpy as jnp
 import jax.tree_util as jtu
@@ -150,3 +151,38 @@ def fori_loop(count: int, body: Callable, first: PyTree[Array]) -> PyTree[Array]
     """`lax.fori_loop` from 0 whose first carry is given the type of the body's result."""
     first = _widened(lambda carry: body(jnp.array(0), carry), first)
     return jax.lax.fori_loop(0, count, body, first)
+
+
+def bounded_loop(
+    condition: Callable, body: Callable, first: PyTree[Array], max_steps: int, checkpoints: int
+) -> PyTree[Array]:
+    """`while_loop` of at most `max_steps` steps, through which both modes differentiate.
+
+    About `checkpoints` states are kept; those in between are computed again.
+    """
+    first = _widened(body, jtu.tree_map(lambda x: jax.lax.convert_element_type(x, jnp.result_type(x)), first))
+    length = -(-max_steps // checkpoints)
+    # Under vmap the batch goes on while any lane does, and stops with the last. Inside shard_map each
+    # device stops on its own.
+    any_lane = (lambda x: x) if in_manual_region() else eqxi.unvmap_any
+
+    def advance(state, active):
+        # A lane that is done makes the first step again, at a point where it has a derivative: at its
+        # solution there may be none, and 0 · ∞ would be NaN.
+        new = body(where(active, state, first))
+        return jtu.tree_map(lambda n, s: jnp.where(active, n, s).astype(s.dtype), new, state)
+
+    def step(carry, _):
+        k, state = carry
+        active = (k < max_steps) & condition(state)
+        state = jax.lax.cond(any_lane(active), advance, lambda state, _: state, state, active)
+        return (k + 1, state), None
+
+    def segment(carry, _):
+        k, _ = carry
+        several = lambda carry: jax.lax.scan(step, carry, None, length)[0]
+        active = (k < max_steps) & condition(carry[1])
+        skip = lambda carry: (carry[0] + length, carry[1])
+        return jax.lax.cond(any_lane(active), jax.checkpoint(several), skip, carry), None
+
+    return jax.lax.scan(segment, (jnp.array(0), first), None, checkpoints)[0][1]

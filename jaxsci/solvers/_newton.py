@@ -62,6 +62,20 @@ class Newton(optx.AbstractRootFinder):
         return _NewtonState(f, size, jnp.full_like(size, jnp.inf), no, no, jnp.array(0))
 
     def step(self, fn, y, args, options, state, tags):
+        rule = options.get("linear_rule")
+        if rule is None:
+            y, state, _, _ = self._advance(fn, y, args, state, tags)
+            return y, state, None
+        # An estimator differentiates this step and says how a linear solve is differentiated. Solve and
+        # search, which are loops, run on stopped values; step lengths are constants.
+        _, found, step, t = self._advance(*_tree.stop_gradient((fn, y, args, state)), tags)
+        residual = lambda y: fn(y, args)[0]
+        step = rule(lambda v: jax.jvp(residual, (y,), (v,))[1], step, state.f)
+        y = _tree.axpy(-t, step, y)
+        return y, eqx.tree_at(lambda s: s.f, found, residual(y)), None
+
+    def _advance(self, fn, y, args, state, tags):
+        """The next point and state, the full Newton step and the fraction of it that was taken."""
         residual = lambda y: fn(y, args)[0]
         operator = Operator(lambda v: jax.jvp(residual, (y,), (v,))[1], y, None, tags)
         solver = default_solver(operator) if self.linear_solver is None else self.linear_solver
@@ -88,7 +102,7 @@ class Newton(optx.AbstractRootFinder):
         y = _tree.axpy(0.5**k, direction, y)
         relative = jnp.where(k == 0, short, jnp.inf)
         count = state.linear_iterations + iterations
-        return y, _NewtonState(new, size, relative, stalled, ~ok, count), None
+        return y, _NewtonState(new, size, relative, stalled, ~ok, count), step, 0.5**k
 
     def _relative(self, step, y):
         count = _tree.size(y) ** 0.5
