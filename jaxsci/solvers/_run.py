@@ -20,6 +20,9 @@ from ._newton import Newton
 PLAIN = (Newton, LevenbergMarquardt, BFGS)
 """The solvers that run in `iterate`: plain JAX, also inside `jax.shard_map`."""
 
+UNROLLABLE = (Newton,)
+"""Those of them whose steps can be differentiated; the others search in loops."""
+
 
 class Outcome(eqx.Module):
     """What a solver found: the value, how it ended, its counts, and the Hessian if it holds one."""
@@ -48,6 +51,7 @@ def iterate(
     max_steps: int,
     tags: frozenset,
     options: dict[str, Any],
+    loop: Callable = _tree.while_loop,
 ) -> Outcome:
     """Drive one of our solvers: init, then step until it says it is done or `max_steps` are spent."""
     state = solver.init(fn, y0, consts, options, None, None, tags)
@@ -62,27 +66,28 @@ def iterate(
         return k + 1, y, state, *solver.status(state)
 
     first = (jnp.array(0), y0, state, *solver.status(state))
-    k, y, state, done, result = _tree.while_loop(unfinished, advance, first)
+    k, y, state, done, result = loop(unfinished, advance, first)
     result = RESULTS.where(done, result, RESULTS.nonlinear_max_steps_reached)
     _, _, stats = solver.postprocess(fn, y, None, consts, options, state, tags, result)
     return Outcome(y, result, k, stats["linear_iterations"], stats.get("hessian"))
 
 
-def run_optimistix(entry: Callable, fn, solver, y0, consts, max_steps, tags, options) -> Outcome:
-    """`optimistix.root_find`, `.fixed_point`, `.least_squares` or `.minimise`, never differentiated."""
+def run_optimistix(entry: Callable, fn, solver, y0, consts, max_steps, tags, options, adjoint) -> Outcome:
+    """`optimistix.root_find`, `.fixed_point`, `.least_squares` or `.minimise`."""
     solution = entry(
-        fn, solver, y0, consts, options=options, max_steps=max_steps, throw=False, has_aux=True, tags=tags
-    )
+        fn, solver, y0, consts, options=options, max_steps=max_steps, throw=False, has_aux=True, tags=tags,
+        adjoint=adjoint,
+    )  # fmt: skip
     steps = jnp.asarray(solution.stats["num_steps"])
     return Outcome(solution.value, RESULTS.promote(solution.result), steps, jnp.array(0))
 
 
-def run_jaxopt(solver: JaxoptSolver, y0: PyTree[Array], args: PyTree) -> Outcome:
-    """`solver.run(y0, args)` on the solver's own function, without jaxopt's differentiation."""
+def run_jaxopt(solver: JaxoptSolver, y0: PyTree[Array], args: PyTree, unroll: bool = False) -> Outcome:
+    """`solver.run(y0, args)` on the solver's own function, without jaxopt's implicit differentiation."""
     if dataclasses.is_dataclass(solver):
         # Its custom derivative refuses closures over differentiated values, and is not used here.
         names = {f.name for f in dataclasses.fields(solver)}
-        plain = {n: False for n in ("implicit_diff", "unroll") if n in names}
+        plain = {n: on for n, on in (("implicit_diff", False), ("unroll", unroll)) if n in names}
         solver = dataclasses.replace(solver, **plain)
     found = solver.run(y0) if args is None else solver.run(y0, args)
     error = jnp.asarray(found.state.error)
