@@ -69,6 +69,11 @@ class AbstractResidual(eqx.Module):
         there is none."""
         return None
 
+    def quadratic_program(self, y: PyTree[Array], args: PyTree[Any]) -> tuple[Array, ...] | None:
+        """(P, q, A, b, G, h) of min ½ xᵀP x + qᵀx subject to A x = b, G x ≤ h, where the problem is one
+        and y = (x, ν, λ), for interior-point solvers; None otherwise."""
+        return None
+
     def metric(self, y: PyTree[Array], args: PyTree[Any]) -> Array | None:
         """A symmetric positive definite matrix on the raveled unknown, near the Hessian of ½‖F‖², in
         which a least-squares solver measures its steps; None if there is none."""

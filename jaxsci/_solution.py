@@ -27,6 +27,18 @@ class RESULTS(optx.RESULTS):  # pyright: ignore
         "tells which. Remove redundant unknowns or add an equation; ask for the shortest derivative with "
         "`ImplicitAdjoint(well_posed=False)`; or give the linear solver a preconditioner."
     )
+    infeasible = (
+        "No point meets all constraints: multipliers prove that they contradict each other. Loosen the bounds, "
+        "remove a constraint, or add slack variables with a penalty."
+    )
+    unbounded = (
+        "The objective falls without bound along a direction that the constraints allow. Add the missing "
+        "constraint, or a positive definite term to the objective."
+    )
+    not_convex = (
+        "The matrix of the quadratic objective has a negative eigenvalue, so that a point that meets the "
+        "optimality conditions need not be a minimum. Make it positive semidefinite, as LᵀL for instance."
+    )
     foreign_failure = (
         "The wrapped solver stopped before it met its own tolerance. Raise its iteration limit, "
         "loosen its tolerance, or start closer to the solution."

@@ -129,7 +129,7 @@ def _find(residual, solver, y0, args, max_steps, options, adjoint) -> Outcome:
         if loop is not None:
             loop = functools.partial(loop, max_steps=max_steps)
             return iterate(fn, solver, y0, consts, max_steps, residual.tags, adjoint.options, loop)
-        closed = {} if entry is optx.root_find else _closed_forms(residual, solver, y0, args)
+        closed = _closed_forms(residual, solver, y0, args)
         return iterate(fn, solver, y0, consts, max_steps, residual.tags, closed)
     tags = residual.tags if entry is optx.root_find else frozenset()
     adjoint = optx.ImplicitAdjoint() if loop is None else adjoint
@@ -138,9 +138,14 @@ def _find(residual, solver, y0, args, max_steps, options, adjoint) -> Outcome:
 
 def _closed_forms(residual: AbstractResidual, solver, y0, args) -> dict[str, Any]:
     """What a residual knows besides its value, as functions of (y, unused), on stopped constants."""
-    least_squares = isinstance(solver, optx.AbstractLeastSquaresSolver)
-    form = residual.normal_equations if least_squares else residual.value_and_gradient
-    forms = {form.__name__: form, "metric": residual.metric}
+    if isinstance(solver, optx.AbstractRootFinder):
+        forms = {"quadratic_program": residual.quadratic_program}
+    elif isinstance(solver, optx.AbstractFixedPointSolver):
+        forms = {}
+    elif isinstance(solver, optx.AbstractLeastSquaresSolver):
+        forms = {"normal_equations": residual.normal_equations, "metric": residual.metric}
+    else:
+        forms = {"value_and_gradient": residual.value_and_gradient, "metric": residual.metric}
     known = {}
     for name, form in forms.items():
         pure, consts = hoist(lambda y, form=form: form(y, args), y0)

@@ -1,7 +1,10 @@
 """Every way to make a residual vanish: forward only, no derivative code."""
 
+from ._anderson import Anderson as Anderson
 from ._bfgs import BFGS as BFGS
+from ._broyden import Broyden as Broyden
 from ._external import External as External
 from ._host import HostProblem as HostProblem
+from ._interior_point import InteriorPoint as InteriorPoint
 from ._levenberg_marquardt import LevenbergMarquardt as LevenbergMarquardt
 from ._newton import Newton as Newton

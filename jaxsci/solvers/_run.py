@@ -13,11 +13,14 @@ from jaxtyping import Array, PyTree
 
 from .. import _tree
 from .._solution import RESULTS
+from ._anderson import Anderson
 from ._bfgs import BFGS
+from ._broyden import Broyden
+from ._interior_point import InteriorPoint
 from ._levenberg_marquardt import LevenbergMarquardt
 from ._newton import Newton
 
-PLAIN = (Newton, LevenbergMarquardt, BFGS)
+PLAIN = (Newton, LevenbergMarquardt, BFGS, Anderson, Broyden, InteriorPoint)
 """The solvers that run in `iterate`: plain JAX, also inside `jax.shard_map`."""
 
 UNROLLABLE = (Newton,)
@@ -68,7 +71,7 @@ def iterate(
     first = (jnp.array(0), y0, state, *solver.status(state))
     k, y, state, done, result = loop(unfinished, advance, first)
     result = RESULTS.where(done, result, RESULTS.nonlinear_max_steps_reached)
-    _, _, stats = solver.postprocess(fn, y, None, consts, options, state, tags, result)
+    y, _, stats = solver.postprocess(fn, y, None, consts, options, state, tags, result)
     return Outcome(y, result, k, stats["linear_iterations"], stats.get("hessian"))
 
 
