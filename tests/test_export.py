@@ -187,7 +187,81 @@ def linear_solver_case(solver):
 def kkt():
     residual = jsci.KKT(lambda x, a: jnp.sum((x - a) ** 2), lambda x, a: jnp.sum(x**2) - a[0])
     args = jnp.arange(1.0, 4.0)
-    return solved(residual, residual.start(jnp.ones(3), args), args)
+    inside = jsci.KKT(lambda x, a: jnp.sum((x - a) ** 2), None, lambda x, a: x - 1.5)
+    return lambda y0, args: (
+        solved(residual, residual.start(y0, args), args)[0](residual.start(y0, args), args),
+        solved(inside, inside.start(y0, args), args)[0](inside.start(y0, args), args),
+    ), jnp.ones(3), args  # fmt: skip
+
+
+@case(jsci.Complementarity)
+def complementarity():
+    residual = jsci.Complementarity(lambda y, a: 2 * y + jnp.roll(y, 1) - a, upper=1.5)
+    return solved(residual, jnp.ones(3), jnp.arange(1.0, 4.0))
+
+
+@case(jsci.ProximalGradient, jsci.ProjectedGradient, jsci.MirrorDescent, jsci.BlockProximal)
+def splittings():
+    half = lambda y, a: 0.5 * jnp.sum((y - a) ** 2)
+    shrink = lambda v, step, a: jnp.sign(v) * jnp.maximum(jnp.abs(v) - step * 0.3, 0)
+    residuals = (
+        jsci.ProximalGradient(half, shrink, step=0.5),
+        jsci.ProjectedGradient(half, lambda v, a: jnp.clip(v, 0, 1.5), step=0.5),
+        jsci.MirrorDescent(half),
+        jsci.BlockProximal(lambda y, a: half(jnp.stack(y), a), (shrink,) * 3),
+    )
+
+    def solve(y0, a):
+        guesses = (y0, y0, y0, tuple(y0))
+        return [
+            jsci.solve(r, newton(), y, a, throw=False).value for r, y in zip(residuals, guesses, strict=True)
+        ]
+
+    return solve, jnp.full(3, 0.3), jnp.array([0.1, 0.9, 2.0])
+
+
+@case(jsci.NewtonFixedPoint, jsci.MinNorm)
+def eliminated():
+    newtons = jsci.NewtonFixedPoint(lambda y, a: y**3 + a * y - 1.0)
+    nearest = jsci.MinNorm(lambda y, a: jnp.sum(y**2) - a[0], 0.5)
+    first, second = solved(newtons, jnp.ones(3), None)[0], solved(nearest, jnp.ones(3), None)[0]
+    return lambda y, a: (first(y, a), second(y, a)), jnp.ones(3), jnp.arange(1.0, 4.0)
+
+
+@case(
+    jsci.ImplicitStep,
+    jsci.TimeStep,
+    jsci.residuals.Theta,
+    jsci.residuals.OneStage,
+    jsci.residuals.BDF2,
+)
+def implicit_steps():
+    schemes = jsci.residuals.Theta(0.5), jsci.residuals.OneStage(), jsci.residuals.BDF2()
+    steps = [jsci.ImplicitStep(lambda t, y, a: a * jnp.sin(y) - t, scheme) for scheme in schemes]
+
+    def solve(y, step):
+        return [jsci.solve(r, newton(), y, step, throw=False).value for r in steps]
+
+    start = jsci.TimeStep(jnp.ones(2), jnp.array(0.1), jnp.array(0.2), -jnp.ones(2), jnp.ones(2))
+    return solve, jnp.ones(2), start
+
+
+@case(
+    jsci.ConicProgram,
+    jsci.residuals.ZeroCone,
+    jsci.residuals.NonnegativeCone,
+    jsci.residuals.SecondOrderCone,
+    jsci.residuals.SemidefiniteCone,
+)
+def conic_program():
+    names = ("ZeroCone", "NonnegativeCone", "SecondOrderCone", "SemidefiniteCone")
+    cones = [vars(jsci.residuals)[name](n) for name, n in zip(names, (1, 2, 3, 2), strict=True)]
+    program = jsci.ConicProgram(tuple(cones))
+
+    def solve(args):
+        return jsci.solve(program, newton(), program.start(args, steps=5), args, throw=False).value
+
+    return solve, (jnp.eye(9)[:, :4] + 0.1, jnp.ones(9), jnp.ones(4))
 
 
 @case(jsci.linear.LU, jsci.linear.Operator)
