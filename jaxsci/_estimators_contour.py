@@ -168,9 +168,7 @@ def jacobian_asymmetry(
     return jnp.mean(jax.vmap(one)(jax.random.split(key, probes))) / (2 * _tree.size(y))
 
 
-def symmetric_share(
-    residual: PreActivation, y: PyTree[Array], args: PyTree[Any] = None
-) -> Float[Array, ""]:
+def symmetric_share(residual: PreActivation, y: PyTree[Array], args: PyTree[Any] = None) -> Float[Array, ""]:
     """‖S‖/(‖S‖ + ‖A‖) with S and A the symmetric and antisymmetric parts of J = ∂F/∂a: 1 for a symmetric J.
 
     The exact figure that goes with `jacobian_asymmetry`: n products with J and an n × n array.
