@@ -28,8 +28,8 @@ class RESULTS(optx.RESULTS):  # pyright: ignore
         "`ImplicitAdjoint(well_posed=False)`; or give the linear solver a preconditioner."
     )
     infeasible = (
-        "No point meets all constraints: multipliers prove that they contradict each other. Loosen the bounds, "
-        "remove a constraint, or add slack variables with a penalty."
+        "No point meets all constraints: multipliers prove that they contradict each other. Loosen the "
+        "bounds, remove a constraint, or add slack variables with a penalty."
     )
     unbounded = (
         "The objective falls without bound along a direction that the constraints allow. Add the missing "

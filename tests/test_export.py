@@ -21,7 +21,7 @@ import lineax as lx
 import pytest
 
 import jaxsci as jsci
-from jaxsci import layers, nn, pde
+from jaxsci import convex, layers, nn, pde
 from jaxsci.pde import equations, reference
 
 PLATFORMS = ("cuda", "tpu")
@@ -148,6 +148,36 @@ def root_of_a_batch():
 def fixed_point():
     residual = jsci.FixedPoint(lambda y, w: jnp.tanh(w @ y + 1.0))
     return solved(residual, jnp.ones(3), 0.3 * jnp.eye(3))
+
+
+@case(jsci.solvers.Anderson, layers.FixedPointLayer)
+def deep_equilibrium():
+    start = lambda w: jnp.ones_like(w[0])
+    layer = layers.FixedPointLayer(lambda z, w: jnp.tanh(w @ z + 1.0), start=start, throw=False)
+    return lambda w: layer(w), 0.3 * jnp.eye(3)
+
+
+@case(jsci.solvers.Broyden, layers.ImplicitLayer)
+def implicit_layer():
+    residual = jsci.Root(lambda y, a: y**3 + a * y - 1.0)
+    solver = jsci.solvers.Broyden(rtol=1e-4, atol=1e-4)
+    layer = layers.ImplicitLayer(residual, solver, jnp.ones(3), throw=False)
+    return lambda layer, a: layer(a), layer, jnp.linspace(1.0, 2.0, 3)
+
+
+@case(layers.ArgminLayer)
+def argmin_layer():
+    objective = lambda y, a: jnp.sum((y - a) ** 2)
+    layer = layers.ArgminLayer(
+        objective, jnp.zeros_like, projection=lambda v, a: jnp.clip(v, 0, 1), throw=False
+    )
+    return lambda a: layer(a), jnp.linspace(-0.5, 1.7, 3)
+
+
+@case(jsci.solvers.InteriorPoint, jsci.residuals.QuadraticProgram, layers.QPLayer)
+def quadratic_program():
+    layer = layers.QPLayer(A=jnp.ones((1, 3)), b=jnp.ones(1), G=-jnp.eye(3), h=jnp.zeros(3), throw=False)
+    return lambda layer, p, q: layer(P=p, q=q), layer, jnp.eye(3), jnp.arange(3.0)
 
 
 @case(jsci.Stationary)
@@ -438,6 +468,66 @@ def collocation():
 def fno():
     network = nn.FNO(2, 3, (3, 2), width=4, depth=2, key=jax.random.key(0))
     return lambda network, x: network(x), network, jnp.ones((2, 5, 4))
+
+
+@case(
+    convex.Box,
+    convex.NonNegative,
+    convex.Simplex,
+    convex.KLSimplex,
+    convex.L1Ball,
+    convex.L2Ball,
+    convex.LInfBall,
+    convex.BoxSection,
+    convex.Hyperplane,
+    convex.Halfspace,
+    convex.Affine,
+    convex.SecondOrderCone,
+    convex.Isotonic,
+)
+def projections():
+    a = jnp.linspace(-1.0, 2.0, 8)
+    sets = (
+        convex.Box(0.0, jnp.ones(8)), convex.NonNegative(), convex.Simplex(), convex.KLSimplex(),
+        convex.L1Ball(), convex.L2Ball(), convex.LInfBall(), convex.BoxSection(0.0, 1.0, a, 0.5),
+        convex.Hyperplane(a, 0.5), convex.Halfspace(a, 0.5), convex.Affine(a[None], jnp.ones(1)),
+        convex.SecondOrderCone(), convex.Isotonic(),
+    )  # fmt: skip
+    return lambda sets, v: [s(v) for s in sets], sets, jnp.cos(jnp.arange(8.0))
+
+
+@case(convex.Polyhedron)
+def projection_on_a_polyhedron():
+    a = jnp.linspace(-1.0, 2.0, 8)
+    polyhedron = convex.Polyhedron(a[None], jnp.ones(1), jnp.eye(8), jnp.full(8, 0.2))
+    return lambda p, v: p(v), polyhedron, jnp.cos(jnp.arange(8.0))
+
+
+@case(convex.PSDCone, convex.NuclearNorm, convex.Transport, convex.Birkhoff, convex.KLTransport)
+def projections_of_matrices():
+    sums = jnp.full(4, 0.25)
+    sets = (convex.PSDCone(), convex.NuclearNorm(), convex.Birkhoff())
+    sets += (convex.Transport(sums, sums), convex.KLTransport(sums, sums))
+    return lambda sets, v: [s(v) for s in sets], sets, jnp.cos(jnp.arange(16.0)).reshape(4, 4)
+
+
+@case(
+    convex.L1,
+    convex.NonNegativeL1,
+    convex.ElasticNet,
+    convex.GroupLasso,
+    convex.SquaredL2,
+    convex.NonNegativeSquaredL2,
+    convex.LInf,
+    convex.LogBarrier,
+    convex.Huber,
+)
+def proximal_operators():
+    functions = (
+        convex.L1(0.1 * jnp.ones(8)), convex.NonNegativeL1(), convex.ElasticNet(), convex.GroupLasso(),
+        convex.SquaredL2(), convex.NonNegativeSquaredL2(), convex.LInf(), convex.LogBarrier(), convex.Huber(),
+    )  # fmt: skip
+    return lambda fs, v: [f(v, 0.3) for f in fs], functions, jnp.cos(jnp.arange(8.0))
 
 
 @pytest.mark.parametrize("name", list(CASES))

@@ -12,10 +12,13 @@ from ._experts import (
     Windows as Windows,
     interface_jump as interface_jump,
 )
+from ._fixed_point import FixedPointLayer as FixedPointLayer
 from ._hard_constraint import (
     Constrained as Constrained,
     HardConstraint as HardConstraint,
     hold as hold,
     poison as poison,
 )
+from ._implicit import ArgminLayer as ArgminLayer, ImplicitLayer as ImplicitLayer
+from ._qp import QPLayer as QPLayer
 from ._rows import MeanSquare as MeanSquare, SpaceTimeInverse as SpaceTimeInverse

@@ -22,7 +22,7 @@ class _State(eqx.Module):
     u: PyTree[Array]
     v: PyTree[Array]
     count: Int[Array, ""]
-    gain: Float[Array, ""]  # ‖∂F/∂y d‖/‖d‖ for one direction at the first guess: F per y
+    gain: Float[Array, ""]  # ‖∂F/∂y d‖/‖d‖ for the last direction that tells it: F per y
     radius: Float[Array, ""]  # longest next step
     accepted: Int[Array, ""]
     rejected: Int[Array, ""]  # in a row
@@ -114,6 +114,9 @@ class Broyden(optx.AbstractRootFinder):
         # A pair from where F is far larger tells nothing about the Jacobian here.
         telling = size <= 4 * state.size
         scale, u, v, used = self._updated(state, s, change, telling)
+        # Steps near rounding measure the noise of F and not its slope.
+        small = jnp.finfo(size.dtype).eps ** 0.5 * _tree.norm(y)
+        gain = jnp.where(telling & (travelled > small), _tree.norm(change) / travelled, state.gain)
         shorter = jnp.where(telling & (state.rejected < 5), state.radius, 0.25 * travelled)
         keep = lambda a, b: _tree.where(accepted, a, b)
         state = _State(
@@ -123,7 +126,7 @@ class Broyden(optx.AbstractRootFinder):
             u,
             v,
             used,
-            state.gain,
+            gain,
             jnp.where(accepted, jnp.maximum(2 * travelled, state.radius), shorter),
             state.accepted + accepted,
             jnp.where(accepted, 0, state.rejected + 1),

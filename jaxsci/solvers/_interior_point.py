@@ -246,12 +246,12 @@ def _longest(v: Array, dv: Array) -> Array:
 
 
 def _refined_lu(matrix: Array, ridge: Array):
-    """b ↦ x with matrix x = b, by factors of matrix + diag(ridge) and three refinements."""
+    """b ↦ x with matrix x = b, by factors of matrix + diag(ridge) and two refinements."""
     factors = jsl.lu_factor(matrix + jnp.diag(ridge))
 
     def solve(b):
         x = jsl.lu_solve(factors, b)
-        for _ in range(3):
+        for _ in range(2):
             x = x + jsl.lu_solve(factors, b - _mv(matrix, x))
         return x
 
