@@ -1,6 +1,7 @@
 """jaxsci: physics as a residual, any solver, one implicit-function-theorem rule."""
 
 from . import (
+    interop as interop,
     layers as layers,
     linear as linear,
     nn as nn,
@@ -34,6 +35,7 @@ from ._estimators_contour import (
 from ._residual import AbstractResidual as AbstractResidual
 from ._solution import RESULTS as RESULTS, Solution as Solution, Stats as Stats
 from ._solve import solve as solve
+from .interop import custom_fixed_point as custom_fixed_point, custom_root as custom_root
 from .residuals import (
     KKT as KKT,
     FixedPoint as FixedPoint,

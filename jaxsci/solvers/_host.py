@@ -197,6 +197,6 @@ def _vector(value: Any, size: int, name: str) -> np.ndarray:
     value = np.zeros(0) if value is None else np.asarray(value)
     if value.size != size:
         raise ValueError(
-            f"`{name}` of shape {value.shape} was given to a function of HostProblem; expected {size} numbers."
+            f"`{name}` of a function of HostProblem has shape {value.shape}; expected {size} numbers."
         )
     return value.reshape(-1)
