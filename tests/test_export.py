@@ -111,6 +111,7 @@ def case(*covers: type, gradient: bool = True):
 
 # Public Equinox classes that no case covers, each with the reason.
 EXEMPT: dict[str, str] = {
+    "jaxsci.solvers.External": "runs on the host, which an exported program does not have",
     "jaxsci.pde.Initial": "a record: the name of a field and an array",
     "jaxsci.pde.datasets.Paper": "draws samples with NumPy, before any program runs",
     "jaxsci.pde.datasets.Rich": "draws samples with NumPy, before any program runs",
@@ -307,6 +308,12 @@ def linear_cholesky():
 @case(jsci.linear.CG)
 def linear_cg():
     return linear_solver_case(jsci.linear.CG(rtol=1e-5))
+
+
+@case(jsci.interop.LinearFunction)
+def linear_function():
+    cg = lambda matvec, b: jax.scipy.sparse.linalg.cg(matvec, b, tol=1e-5)[0]
+    return linear_solver_case(jsci.interop.LinearFunction(cg))
 
 
 @case(jsci.linear.GMRES)
