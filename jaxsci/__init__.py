@@ -38,11 +38,21 @@ from ._solve import solve as solve
 from .interop import custom_fixed_point as custom_fixed_point, custom_root as custom_root
 from .residuals import (
     KKT as KKT,
+    BlockProximal as BlockProximal,
+    Complementarity as Complementarity,
+    ConicProgram as ConicProgram,
     FixedPoint as FixedPoint,
+    ImplicitStep as ImplicitStep,
     LeastSquares as LeastSquares,
+    MinNorm as MinNorm,
+    MirrorDescent as MirrorDescent,
+    NewtonFixedPoint as NewtonFixedPoint,
     PreActivation as PreActivation,
+    ProjectedGradient as ProjectedGradient,
+    ProximalGradient as ProximalGradient,
     Root as Root,
     Stationary as Stationary,
+    TimeStep as TimeStep,
 )
 
 __version__ = "0.1.0"
