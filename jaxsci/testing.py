@@ -252,7 +252,8 @@ def penalty_hypergradient(
 
     def minimum(sigma, start):
         weighed = lambda y, args: sigma * upper(y, args) + lower(y, args)
-        return _tree.stop_gradient(solve(Stationary(weighed), solver, start, fixed, max_steps=max_steps).value)
+        found = solve(Stationary(weighed), solver, start, fixed, max_steps=max_steps)
+        return _tree.stop_gradient(found.value)
 
     z = minimum(0.0, y0)
 
