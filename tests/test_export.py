@@ -214,6 +214,33 @@ def linear_solver_case(solver):
     return solved(residual, jnp.ones(3), matrix, adjoint=adjoint)
 
 
+@case(jsci.OneStepAdjoint, jsci.NeumannAdjoint, jsci.linear.Neumann, jsci.UnrolledAdjoint)
+def estimators():
+    residual = jsci.FixedPoint(lambda y, w: jnp.tanh(w @ y + 1.0))
+    adjoints = (jsci.OneStepAdjoint(), jsci.NeumannAdjoint(3), jsci.UnrolledAdjoint())
+    many = [solved(residual, jnp.ones(3), 0.3 * jnp.eye(3), adjoint=adjoint) for adjoint in adjoints]
+    return lambda y0, args: [f(y0, args) for f, _, _ in many], *many[0][1:]
+
+
+@case(jsci.EquilibriumPropagation, jsci.PreActivation)
+def equilibrium_propagation():
+    residual = jsci.PreActivation(lambda y, w: w @ y + 1.0, jnp.tanh)
+    return solved(residual, jnp.ones(3), 0.3 * jnp.eye(3), adjoint=jsci.EquilibriumPropagation())
+
+
+@case()
+def nudged_equilibria():
+    residual = jsci.PreActivation(lambda y, w: w @ y + 1.0, jnp.tanh)
+
+    def nudged(y0, w):
+        loss = lambda y, _: jnp.sum(y**2)
+        return jsci.equilibrium_propagation(
+            residual, loss, newton(), y0, w, beta=0.1, points=3, throw=False
+        )
+
+    return nudged, jnp.ones(3), 0.3 * jnp.eye(3)
+
+
 @case(jsci.KKT)
 def kkt():
     residual = jsci.KKT(lambda x, a: jnp.sum((x - a) ** 2), lambda x, a: jnp.sum(x**2) - a[0])
