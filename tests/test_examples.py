@@ -50,3 +50,11 @@ def test_two_runs_agree(arguments, monkeypatch, tmp_path):
     for kind, figures in first["models"].items():
         for name in ("relative_l2_mean", "relative_l2_max", "solver_steps_mean", "interface_jump"):
             assert figures[name] == resumed["models"][kind][name] == again["models"][kind][name]
+
+
+def test_scipy_solver_differentiable(monkeypatch, tmp_path):
+    assert run("scipy_solver_differentiable", monkeypatch, "--smoke", "--out", str(tmp_path)) == 0
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    assert metrics["gradient_error"] < 1e-6
+    assert metrics["mass_error"] < 1e-5
+    assert (tmp_path / "cable.png").stat().st_size > 10_000
