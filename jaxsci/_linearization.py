@@ -30,8 +30,11 @@ def linearize(residual: AbstractResidual, y: PyTree[Array], args: PyTree, linear
         if operator.dense is not None:
             dense, dense_consts = hoist(lambda y: residual.jacobian(y, args).matrix(), y)
     solver_of, solver_consts = _hoist_solver(linear_solver, y)
-    groups = (own, product_consts, dense_consts, solver_consts)
-    rule = Rule(optimality, product, dense, solver_of, tags, throw, tuple(map(len, groups)))
+    near, near_consts = None, ()
+    if residual.preconditioner(y, args) is not None:
+        near, near_consts = hoist(lambda y, r: residual.preconditioner(y, args)(r), y, y)
+    groups = (own, product_consts, dense_consts, solver_consts, near_consts)
+    rule = Rule(optimality, product, dense, solver_of, near, tags, throw, tuple(map(len, groups)))
     return rule, sum(groups, ())
 
 
@@ -68,6 +71,7 @@ class Rule:
     product: Pure | None
     dense: Pure | None
     solver_of: Callable
+    near: Pure | None  # (y, r) ↦ M r with M ≈ A⁻¹
     tags: frozenset
     throw: bool
     sizes: tuple[int, ...]
@@ -77,14 +81,18 @@ class Rule:
 
     def mv(self, ys, consts, v):
         """A v."""
-        own, of_product, _, _ = split(consts, self.sizes)
+        own, of_product, *_ = split(consts, self.sizes)
         if self.product is not None:
             return tuple(_tree.shaped_like(ys, self.product.flat(of_product, *ys, *v)))
         return tuple(jax.jvp(lambda *y: self.equations(y, own), tuple(ys), tuple(v))[1])
 
     def operator(self, ys, consts, array=None) -> Operator:
         """A, with the array of it if that is at hand."""
-        return Operator(lambda v: self.mv(ys, consts, v), tuple(ys), array, self.tags)
+        near = None
+        if self.near is not None:
+            of_near = split(consts, self.sizes)[4]
+            near = lambda r: tuple(_tree.shaped_like(ys, self.near.flat(of_near, *ys, *r)))
+        return Operator(lambda v: self.mv(ys, consts, v), tuple(ys), array, self.tags, near)
 
     def solver(self, operator, consts) -> AbstractLinearSolver:
         solver = self.solver_of(split(consts, self.sizes)[3])

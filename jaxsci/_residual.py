@@ -84,6 +84,11 @@ class AbstractResidual(eqx.Module):
         share its computation). Ignored unless a subclass makes use of it."""
         return self
 
+    def preconditioner(self, y: PyTree[Array], args: PyTree[Any]) -> Callable | None:
+        """r ↦ M r, linear, with M ≈ (∂(optimality)/∂y)⁻¹, for matrix-free linear solvers that bring none of
+        their own, in Newton's method and in the implicit rule, which transposes it; None if there is none."""
+        return None
+
     def jacobian(self, y: PyTree[Array], args: PyTree[Any]) -> Operator | None:
         """∂(optimality)/∂y as an operator, where the residual knows more than automatic
         differentiation does (structure, a closed form, an approximation); None otherwise."""

@@ -130,6 +130,13 @@ def _find(residual, solver, y0, args, max_steps, options, adjoint) -> Outcome:
             loop = functools.partial(loop, max_steps=max_steps)
             return iterate(fn, solver, y0, consts, max_steps, residual.tags, adjoint.options, loop)
         closed = _closed_forms(residual, solver, y0, args)
+        if residual.preconditioner(y0, args) is not None:
+            near, of_near = hoist(lambda y, r: residual.preconditioner(y, args)(r), y0, y0)
+            of_near = _tree.stop_gradient(of_near)
+            leaves = jtu.tree_leaves
+            closed["preconditioner"] = lambda y, r: _tree.shaped_like(
+                y, near.flat(of_near, *leaves(y), *leaves(r))
+            )
         return iterate(fn, solver, y0, consts, max_steps, residual.tags, closed)
     tags = residual.tags if entry is optx.root_find else frozenset()
     adjoint = optx.ImplicitAdjoint() if loop is None else adjoint
@@ -175,7 +182,11 @@ def _check_problem(residual: Any, solver: Any, adjoint: Any, max_steps: Any) -> 
             "jaxsci.solvers, an optimistix solver, an optax optimizer or a jaxopt solver object, such as "
             "jaxsci.solvers.Newton(rtol=1e-8, atol=1e-8)."
         )
-    if adjoint.loop is not None and isinstance(solver, (*PLAIN, External)) and not isinstance(solver, UNROLLABLE):
+    if (
+        adjoint.loop is not None
+        and isinstance(solver, (*PLAIN, External))
+        and not isinstance(solver, UNROLLABLE)
+    ):
         raise TypeError(
             f"`adjoint` is a {type(adjoint).__name__}, and {type(solver).__name__} makes steps that are not "
             "to be differentiated. Unroll jaxsci.solvers.Newton or a solver of optimistix, or use "

@@ -1,5 +1,6 @@
 """Right or loud: what the rule does at singular, nearly singular and inexact solutions, and its reports."""
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -193,3 +194,43 @@ def test_check_sees_a_singular_jacobian():
     assert np.isinf(report.derivative_error)
     with pytest.raises(ValueError, match="1024"):
         jsci.check(jsci.Root(lambda y, a: y - a), jnp.ones(2000), jnp.ones(2000))
+
+
+class Stiff(jsci.AbstractResidual):
+    """Equations in units that differ by 1e5."""
+
+    helped: bool = eqx.field(static=True)
+
+    def __call__(self, y, a):
+        d = 10.0 ** jnp.linspace(0, 5, 60)
+        return d * (y + 0.1 * y**3 - a) + jnp.sqrt(d) * (0.1 * jnp.roll(y, 1) - 0.03 * jnp.roll(y, -1))
+
+    def preconditioner(self, y, args):
+        d = 10.0 ** jnp.linspace(0, 5, 60)
+        return (lambda r: r / (d * (1 + 0.3 * y**2))) if self.helped else None
+
+
+def test_preconditioner_of_the_residual_serves_the_solver_and_the_rule():
+    a = jnp.sin(jnp.arange(60.0))
+    gmres = GMRES(restart=10, check=jnp.inf)
+
+    @jax.jit
+    def both(a):
+        out = []
+        for helped in (False, True):
+            newton = jsci.solvers.Newton(1e-12, 1e-12, linear_solver=gmres)
+            solve = lambda a, r=Stiff(helped), s=newton: jsci.solve(
+                r, s, a, a, throw=False, adjoint=jsci.ImplicitAdjoint(gmres)
+            )
+            found = solve(a)
+            info = jsci.adjoint_info(Stiff(helped), found.value, a, a, adjoint=jsci.ImplicitAdjoint(gmres))
+            gradient = jax.grad(lambda a, solve=solve: jnp.sum(jnp.sin(solve(a).value)))(a)
+            out.append((found.stats.linear_iterations, info.iterations, gradient))
+        exact = jsci.solve(Stiff(True), jsci.solvers.Newton(1e-12, 1e-12), a, a, throw=False).value
+        jacobian, mixed = jax.jacfwd(Stiff(True).__call__, (0, 1))(exact, a)
+        return out, -mixed.T @ jnp.linalg.solve(jacobian.T, jnp.cos(exact))
+
+    (plain, helped), expected = both(a)
+    assert 2 * helped[0] < plain[0]
+    assert 2 * helped[1] < plain[1]
+    np.testing.assert_allclose(helped[2], expected, rtol=1e-10, atol=1e-12)

@@ -7,13 +7,21 @@ import jax.numpy as jnp
 import jax.tree_util as jtu
 
 from .. import _tree
-from ._operator import Operator
+from ._operator import Operator, transposed
 from ._solver import AbstractLinearSolver
 
 
 def _tolerance(rtol: float | None, b) -> float:
     dtype = jnp.result_type(*jtu.tree_leaves(b))
     return 30 * float(jnp.finfo(dtype).eps) if rtol is None else rtol
+
+
+def _preconditioner(own: Callable | None, operator: Operator, transpose: bool) -> Callable:
+    """The solver's own, else the operator's, else none."""
+    chosen = operator.preconditioner if own is None else own
+    if chosen is None:
+        return lambda r: r
+    return transposed(chosen) if transpose else chosen
 
 
 class CG(AbstractLinearSolver):
@@ -24,7 +32,8 @@ class CG(AbstractLinearSolver):
 
     - `rtol`: stop at ‖b − A x‖₂ ≤ rtol ‖b‖₂ (dimensionless). None: 30 times the precision.
     - `max_steps`: iterations at most. None: 10 n + 100.
-    - `preconditioner`: r ↦ M r with M ≈ A⁻¹ symmetric positive definite, or None.
+    - `preconditioner`: r ↦ M r with M ≈ A⁻¹ symmetric positive definite. None: that of the operator,
+      if it has one.
     - `check`: see `jaxsci.linear.LU`.
     """
 
@@ -39,7 +48,7 @@ class CG(AbstractLinearSolver):
     def apply(self, operator, prepared, b, transpose):
         if transpose:
             b = _tree.conj(b)  # Aᵀ x = b is A x̄ = b̄ for a Hermitian A
-        precondition = (lambda r: r) if self.preconditioner is None else self.preconditioner
+        precondition = _preconditioner(self.preconditioner, operator, False)
         target = _tolerance(self.rtol, b) * _tree.norm(b)
         limit = 10 * operator.size + 100 if self.max_steps is None else self.max_steps
         x = jtu.tree_map(jnp.zeros_like, b)
@@ -73,7 +82,8 @@ class GMRES(AbstractLinearSolver):
     - `rtol`: stop at ‖b − A x‖₂ ≤ rtol ‖b‖₂ (dimensionless). None: 30 times the precision.
     - `restart`: length of a cycle.
     - `max_cycles`: cycles at most.
-    - `preconditioner`: r ↦ M r with M ≈ A⁻¹, or None; transposed automatically for Aᵀ.
+    - `preconditioner`: r ↦ M r with M ≈ A⁻¹; transposed automatically for Aᵀ. None: that of the
+      operator, if it has one.
     - `check`: see `jaxsci.linear.LU`.
     """
 
@@ -88,12 +98,7 @@ class GMRES(AbstractLinearSolver):
 
     def apply(self, operator, prepared, b, transpose):
         mv = operator.transpose().mv if transpose else operator.mv
-        if self.preconditioner is None:
-            precondition = lambda r: r
-        elif transpose:
-            precondition = lambda r: jax.linear_transpose(self.preconditioner, r)(r)[0]
-        else:
-            precondition = self.preconditioner
+        precondition = _preconditioner(self.preconditioner, operator, transpose)
         target = _tolerance(self.rtol, b) * _tree.norm(b)
         m = min(self.restart, operator.size)
 

@@ -22,12 +22,14 @@ class Operator(eqx.Module):
     - `dense`: A as an n×n array on the raveled unknown, or a function () ↦ that array, if it is at hand;
       else None.
     - `tags`: lineax tags (`lineax.symmetric_tag`, `lineax.positive_semidefinite_tag`, …).
+    - `preconditioner`: r ↦ M r, linear, with M ≈ A⁻¹, for the matrix-free solvers; or None.
     """
 
     mv: Callable
     like: PyTree
     dense: Float[Array, "n n"] | Callable | None = None
     tags: frozenset = eqx.field(static=True, default=frozenset())
+    preconditioner: Callable | None = None
 
     @property
     def size(self) -> int:
@@ -64,4 +66,10 @@ class Operator(eqx.Module):
             return out
 
         dense = None if self.dense is None else lambda: self.matrix().T
-        return Operator(mv_t, self.like, dense, self.tags)
+        m_t = None if self.preconditioner is None else transposed(self.preconditioner)
+        return Operator(mv_t, self.like, dense, self.tags, m_t)
+
+
+def transposed(fn: Callable) -> Callable:
+    """v ↦ Mᵀ v for a linear v ↦ M v from one structure to itself."""
+    return lambda v: jax.linear_transpose(fn, v)(v)[0]

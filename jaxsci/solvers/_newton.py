@@ -1,5 +1,6 @@
 """Newton's method for roots."""
 
+import functools
 from typing import Any
 
 import equinox as eqx
@@ -64,7 +65,7 @@ class Newton(optx.AbstractRootFinder):
     def step(self, fn, y, args, options, state, tags):
         rule = options.get("linear_rule")
         if rule is None:
-            y, state, _, _ = self._advance(fn, y, args, state, tags)
+            y, state, _, _ = self._advance(fn, y, args, state, tags, options.get("preconditioner"))
             return y, state, None
         # An estimator differentiates this step and says how a linear solve is differentiated. Solve and
         # search, which are loops, run on stopped values; step lengths are constants.
@@ -74,10 +75,11 @@ class Newton(optx.AbstractRootFinder):
         y = _tree.axpy(-t, step, y)
         return y, eqx.tree_at(lambda s: s.f, found, residual(y)), None
 
-    def _advance(self, fn, y, args, state, tags):
+    def _advance(self, fn, y, args, state, tags, near=None):
         """The next point and state, the full Newton step and the fraction of it that was taken."""
         residual = lambda y: fn(y, args)[0]
-        operator = Operator(lambda v: jax.jvp(residual, (y,), (v,))[1], y, None, tags)
+        near = None if near is None else functools.partial(near, y)
+        operator = Operator(lambda v: jax.jvp(residual, (y,), (v,))[1], y, None, tags, near)
         solver = default_solver(operator) if self.linear_solver is None else self.linear_solver
         step, ok, iterations = solver.solve(operator, solver.prepare(operator), state.f)
         direction = jax.tree.map(jnp.negative, step)
