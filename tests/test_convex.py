@@ -232,8 +232,7 @@ def test_sets(name):
     # float32, of any size; the inputs are rounded, and so is the set.
     single = jax.jit(lambda s, v: s(v))
     for scale in (1.0,) if name in NOT_EUCLIDEAN else (1e8, 1e-8):
-        cast = lambda t: jax.tree.map(lambda y: y.astype(jnp.float32) if eqx.is_array(y) else y, t)
-        y = single(cast(jax.tree.map(jnp.asarray, make(scale))), cast(scale * v))
+        y = single(*jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), (make(scale), scale * v)))
         assert y.dtype == jnp.float32
         np.testing.assert_allclose(y / scale, x, rtol=0, atol=2e-5)
 
@@ -283,7 +282,7 @@ def test_birkhoff_ends_in_the_best_permutation():
     far = 1e3 * S
     function = lambda v: convex.Birkhoff()(v)
     x, pull = jax.jit(lambda v: (lambda x, pull: (x, pull(v)[0]))(*jax.vjp(function, v)))(far)
-    rows, cols = scipy.optimize.linear_sum_assignment(far, maximize=True)
+    _, cols = scipy.optimize.linear_sum_assignment(far, maximize=True)
     np.testing.assert_allclose(x, np.zeros((4, 4)) + (cols[:, None] == np.arange(4)), atol=1e-12)
     np.testing.assert_allclose(pull, 0, atol=1e-9)
 
@@ -331,13 +330,12 @@ def test_polyhedra():
         h = g @ inner + jnp.where(jnp.arange(20) < 6, 0.0, 0.3)  # six rows meet in `inner`
         v = inner + 3 * jax.random.normal(k3, (5,))
         x = convex.Polyhedron(G=g, h=h)(v)
-        vertex = h[:, None] - g @ inner[:, None]
-        return v, x, g, h, inner, vertex
+        return v, x, g, h
 
-    for v, x, g, h, inner, _ in zip(*map(np.asarray, one(keys)), strict=True):
+    for v, x, g, h in zip(*map(np.asarray, one(keys)), strict=True):
         assert np.all(g @ x <= h + 1e-10)
         active = g[np.abs(g @ x - h) < 1e-9]
-        weights, error = scipy.optimize.nnls(active.T, v - x) if len(active) else (None, np.abs(v - x).max())
+        error = scipy.optimize.nnls(active.T, v - x)[1] if len(active) else np.abs(v - x).max()
         assert error < 1e-9, "v − P(v) is in the cone of the active rows"
 
 

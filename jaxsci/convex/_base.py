@@ -130,7 +130,8 @@ def spread(value: PyTree[Any], name: str, v: PyTree[Array]) -> PyTree[Array]:
             fits = False
         if not fits:
             raise ValueError(
-                f"`{name}` has shape {jnp.shape(x)}; expected one that broadcasts to that of `v`, {like.shape}."
+                f"`{name}` has shape {jnp.shape(x)}, and `v` {like.shape}; expected a shape that "
+                "broadcasts to that of `v`."
             )
         return jnp.broadcast_to(jnp.asarray(x, like.dtype), like.shape)
 

@@ -48,7 +48,8 @@ class Box(AbstractSet):
         lower, upper = known(self.lower), known(self.upper)
         if lower is not None and upper is not None and np.any(lower > upper):
             raise ValueError(
-                f"`lower` of Box is {self.lower}, above `upper` {self.upper}; the box is empty. Exchange them."
+                f"`lower` of Box is {self.lower}, above `upper` {self.upper}, so the box is empty. Exchange "
+                "them."
             )
 
     def __call__(self, v: PyTree[Array], args: PyTree[Any] = None) -> PyTree[Array]:

@@ -24,10 +24,11 @@ _STEPS = 200
 class Transport(AbstractSet):
     """{X ≥ 0 : X 1 = row_sums, Xᵀ 1 = col_sums}, the transport polytope: P(V) = max(V + α1ᵀ + 1βᵀ, 0).
 
-    The potentials α, β are found by Newton's method on the dual, O(n³ + m n log n) a step and in general
-    some ten steps. The entries that are positive then determine X linearly: it is computed once more
-    from them, checked against the first, and differentiated in V and in the sums. NaN if the set is
-    empty (the totals differ), or if the check fails.
+    The potentials α, β are found by Newton's method on the dual, from a small multiple of V to V itself,
+    in O(n³ + m n log n) a step. The entries that are positive then determine X linearly: it is computed
+    once more from them, checked against the first, and differentiated in V and in the sums. NaN if the
+    set is empty (the totals differ), or if the check fails; in float32 that is when V is some 10⁶ times
+    as large as the sums.
 
     **Arguments:**
 
@@ -72,8 +73,8 @@ class KLTransport(AbstractSet):
 
     X = argmax of ⟨V, X⟩ − ε Σ Xᵢⱼ (log Xᵢⱼ − 1) over the transport polytope: entropic optimal transport
     for the cost −V, and for ε = 1 the Bregman projection of exp(V) of mirror descent. Found by
-    Newton's method on the dual, from large ε to the given one; differentiated by the implicit function theorem. Not the Euclidean
-    projection: P(P(V)) ≠ P(V).
+    Newton's method on the dual, from large ε to the given one; differentiated by the implicit function
+    theorem. Not the Euclidean projection: P(P(V)) ≠ P(V).
 
     **Arguments:**
 
@@ -115,8 +116,8 @@ def _check_sums(rows: Any, cols: Any, owner: str) -> None:
         total = max(float(rows.sum()), float(cols.sum()))
         if abs(float(rows.sum()) - float(cols.sum())) > 1e-3 * total:
             raise ValueError(
-                f"`row_sums` of {owner} have the total {rows.sum()} and `col_sums` {cols.sum()}; expected the "
-                "same, or no matrix has both. Divide each by its total."
+                f"`row_sums` of {owner} have the total {rows.sum()} and `col_sums` {cols.sum()}; expected "
+                "the same, or no matrix has both. Divide each by its total."
             )
 
 
@@ -131,57 +132,56 @@ def _sums(rows: Any, cols: Any, v: Array) -> tuple[Array, Array]:
     return jnp.asarray(rows, v.dtype), jnp.asarray(cols, v.dtype)
 
 
-def _minimize(plan: Callable, hessian: Callable, cols: Array, beta: Array, first: Array, tol: Array) -> Array:
+def _minimize(plan: Callable, curvature: Callable, cols: Array, first: Array, tol: Array) -> Array:
     """β with |columns of plan(β, 1) − cols| ≤ tol, as far as rounding and the number of steps allow.
 
-    plan(β, t) is the one for t V. A small t makes all entries positive, and Newton's method converges at
-    once; then t grows from `first` to 1, fourfold, whenever the columns fit roughly.
+    plan(β, t) is X for t V. A small t makes all entries positive, and Newton's method converges at once;
+    then t grows from `first` to 1, fourfold, whenever the columns fit roughly.
     """
-    excess = lambda beta, t: jnp.sum(plan(beta, t), axis=0) - cols
-    ridge = jnp.finfo(beta.dtype).eps ** 0.5
+    ridge = jnp.finfo(cols.dtype).eps ** 0.5
     rough = 1e-2 * jnp.max(cols)
 
     def unfinished(carry):
-        k, _, t, g, best, stalls, _ = carry
-        going = (jnp.max(jnp.abs(g)) > tol) & (stalls < 15)
-        return (k < _STEPS) & ((t < 1) | going) & jnp.isfinite(best)
+        k, _, t, size, _, stalls, _ = carry
+        return (k < _STEPS) & ((t < 1) | ((size > tol) & (stalls < 15))) & ~jnp.isnan(size)
 
     def step(carry):
-        k, beta, t, g, best, stalls, spent = carry
+        k, beta, t, _, best, stalls, spent = carry
+        x = plan(beta, t)
+        g = jnp.sum(x, axis=0) - cols
         # The Hessian is D − S, where S can be as large as D: then the step is a long one.
-        diagonal, subtracted = hessian(beta, t)
+        diagonal, subtracted = curvature(x)
         diagonal = diagonal + ridge * jnp.max(diagonal)
         direction = -jnp.linalg.solve(jnp.diag(diagonal) - subtracted, g)
         start = jnp.vdot(g, direction)
 
         def searching(carry):
-            count, _, _, _, _, slope = carry
+            count, _, _, _, slope, _ = carry
             return ~(jnp.abs(slope) <= 0.1 * jnp.abs(start)) & (count < 60)
 
         def search(carry):
-            count, low, high, length, _, slope = carry
+            count, low, high, length, slope, _ = carry
             low, high = jnp.where(slope < 0, length, low), jnp.where(slope < 0, high, length)
-            length = jnp.where(jnp.isfinite(high), 0.5 * (low + high), 8 * length)
-            g = excess(beta + length * direction, t)
-            return count + 1, low, high, length, g, jnp.vdot(g, direction)
+            longer = jnp.where(length > 0, 8 * length, 1)
+            length = jnp.where(jnp.isfinite(high), 0.5 * (low + high), longer)
+            g = jnp.sum(plan(beta + length * direction, t), axis=0) - cols
+            return count + 1, low, high, length, jnp.vdot(g, direction), jnp.max(jnp.abs(g))
 
-        one = jnp.ones_like(start)
-        new = excess(beta + direction, t)
-        first = (jnp.array(0), 0 * one, jnp.inf * one, one, new, jnp.vdot(new, direction))
-        _, _, _, length, new, _ = _tree.while_loop(searching, search, first)
+        zero = jnp.zeros_like(start)
+        found = (jnp.array(0), zero, zero + jnp.inf, zero, zero - jnp.inf, zero)
+        _, _, _, length, _, size = _tree.while_loop(searching, search, found)
         beta = beta + length * direction
         beta = beta - jnp.mean(beta)
-        size = jnp.max(jnp.abs(new))
         grows = (t < 1) & ((size <= rough) | (spent >= 20))
         after = jnp.where(grows, jnp.minimum(4 * t, 1), t)
-        beta = beta * (after / t)
         stalls = jnp.where(grows | (size < 0.9 * best), 0, stalls + 1)
-        best = jnp.where(grows, jnp.max(cols), jnp.minimum(best, size))
-        return k + 1, beta, after, excess(beta, after), best, stalls, jnp.where(grows, 0, spent + 1)
+        best = jnp.where(grows, jnp.inf, jnp.minimum(best, size))
+        size = jnp.where(grows, jnp.inf, size)
+        return k + 1, beta * (after / t), after, size, best, stalls, jnp.where(grows, 0, spent + 1)
 
-    g = excess(beta, first)
-    start = (jnp.array(0), beta, first, g, jnp.max(jnp.abs(g)), jnp.array(0), jnp.array(0))
-    return _tree.while_loop(unfinished, step, start)[1]
+    far = jnp.full_like(first, jnp.inf)
+    begin = (jnp.array(0), jnp.zeros_like(cols), first, far, far, jnp.array(0), jnp.array(0))
+    return _tree.while_loop(unfinished, step, begin)[1]
 
 
 def _same_total(rows: Array, cols: Array) -> tuple[Bool[Array, ""], Array]:
@@ -198,8 +198,8 @@ def _euclidean(v: Array, rows: Array, cols: Array) -> Array:
     each_row = jax.vmap(simplex)
     plan = lambda beta, t: each_row(t * fixed + beta, p)
 
-    def hessian(beta, t):
-        support = (plan(beta, t) > 0).astype(v.dtype)
+    def curvature(x):
+        support = (x > 0).astype(v.dtype)
         count = jnp.maximum(jnp.sum(support, axis=1), 1)
         return jnp.sum(support, axis=0), support.T @ (support / count[:, None])
 
@@ -207,7 +207,7 @@ def _euclidean(v: Array, rows: Array, cols: Array) -> Array:
     precision = jnp.finfo(v.dtype).eps
     largest = jnp.max(jnp.abs(fixed))
     first = _first(size / v.shape[1], largest)
-    beta = _minimize(plan, hessian, q, 0 * q, first, 4 * precision * (v.shape[0] * size + largest))
+    beta = _minimize(plan, curvature, q, first, 4 * precision * (v.shape[0] * size + largest))
     rough = plan(beta, 1)
     support = rough > 0
     # X = V + α1ᵀ + 1βᵀ on the support: (α, β) = M⁺(sums of X − sums of V), with M of zeros and ones.
@@ -258,8 +258,7 @@ def _entropic(v: Array, rows: Array, cols: Array) -> Array:
     fixed = held(theta)
     plan = lambda beta, t: plan_of(beta, fixed, t)
 
-    def hessian(beta, t):
-        x = plan(beta, t)
+    def curvature(x):
         share = x / jnp.where(p > 0, p, 1)[:, None]
         return jnp.sum(x, axis=0), x.T @ share
 
@@ -267,7 +266,7 @@ def _entropic(v: Array, rows: Array, cols: Array) -> Array:
     precision = jnp.finfo(v.dtype).eps
     largest = jnp.max(jnp.where(wanted, -held(v), 0))
     tol = precision * size * (20 + largest)
-    beta = _minimize(plan, hessian, q, 0 * q, _first(jnp.ones_like(size), largest), tol)
+    beta = _minimize(plan, curvature, q, _first(jnp.ones_like(size), largest), tol)
     beta = jnp.where(wanted, beta - jnp.mean(beta), 0)
     # A gauge of balance: with the mean of β zero, `balance` vanishes as soon as the columns fit.
     beta = beta - jnp.mean(beta)
