@@ -2,6 +2,7 @@
 
 from . import (
     interop as interop,
+    convex as convex,
     layers as layers,
     linear as linear,
     nn as nn,

@@ -35,6 +35,7 @@ FLOORS = {
     "_estimators": 4,
     "_estimators_contour": 5,
     "_solve": 5,
+    "convex": 5,
     "_diagnosis": 5,
     "layers": 6,
     "pinn": 7,
