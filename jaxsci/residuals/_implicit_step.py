@@ -32,7 +32,7 @@ class TimeStep(eqx.Module):
 
 
 class AbstractScheme(eqx.Module):
-    """A formula F(y₁, y₀, …) = 0 for the state y₁ at t + h."""
+    """A formula F(y₁, y₀, …) = 0 for the state y₁ at t + h, the residual of one implicit step."""
 
     @abc.abstractmethod
     def __call__(self, vector_field: Callable, y: PyTree[Array], step: TimeStep) -> PyTree[Array]:

@@ -173,7 +173,8 @@ class MirrorDescent(AbstractSplitting):
     - `allow_kinks`: see `ProximalGradient`.
 
     **Limits:** ∇φ has to be finite at the solution. On the simplex entries that vanish are approached
-    as small positive numbers; where they have underflowed to 0 the derivative is NaN.
+    as small positive numbers; where they have underflowed to 0 the derivative is NaN. Newton's method
+    may leave the simplex on the way to such a solution, and then fails; iterate the fixed point.
 
     **Reference:** Beck & Teboulle, Operations Research Letters 31, 2003; Blondel et al., NeurIPS 2022.
     """
