@@ -70,7 +70,7 @@ CASES = {
     "a function": (ROOT, External(newton_of_host, atol=1e-12), 1e-10),
     "a function with a report": (ROOT, External(relaxation, faces=["residual"]), 1e-10),
 }
-SLOW = ("scipy_root by Krylov", "a function with a report")
+SLOW = ("scipy_root by Krylov", "scipy_least_squares", "a function with a report")
 
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n in SLOW else n for n in CASES])

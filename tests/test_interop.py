@@ -272,10 +272,10 @@ CASES = {
     ),
 }  # fmt: skip
 
-# A third of them, one of each kind, in every run; the others with `make test-slow`.
+# One of each kind in every run; the others with `make test-slow`.
 QUICK = (
-    "OptaxSolver", "FixedPointIteration", "Bisection", "ProximalGradient", "ProjectedGradient on the simplex",
-    "MirrorDescent", "BoxCDQP", "OSQP",
+    "FixedPointIteration", "Bisection", "ProximalGradient", "ProjectedGradient on the simplex",
+    "MirrorDescent", "OSQP",
 )  # fmt: skip
 
 
