@@ -58,3 +58,29 @@ def test_scipy_solver_differentiable(monkeypatch, tmp_path):
     assert metrics["gradient_error"] < 1e-6
     assert metrics["mass_error"] < 1e-5
     assert (tmp_path / "cable.png").stat().st_size > 10_000
+
+
+def smoke(name, monkeypatch, folder, picture):
+    """The metrics of a smoke run."""
+    assert run(name, monkeypatch, "--smoke", "--out", str(folder)) == 0
+    assert (folder / picture).stat().st_size > 10_000
+    return json.loads((folder / "metrics.json").read_text())
+
+
+def test_deq_classifier(monkeypatch, tmp_path):
+    metrics = smoke("deq_classifier", monkeypatch, tmp_path, "spirals.png")
+    assert list(metrics) == ["implicit", "neumann", "one_step"]
+    for figures in metrics.values():
+        assert figures["converged_share"] == 1
+        assert figures["anderson_steps"] < figures["plain_steps"]
+
+
+def test_qp_layer(monkeypatch, tmp_path):
+    metrics = smoke("qp_layer", monkeypatch, tmp_path, "decisions.png")
+    assert metrics["converged_share"] == 1 and metrics["gradient_error"] < 1e-6
+
+
+def test_hyperparameters(monkeypatch, tmp_path):
+    metrics = smoke("hyperparameters", monkeypatch, tmp_path, "hyperparameters.png")
+    assert metrics["gradient_error"] < 1e-5
+    assert metrics["gradient"]["validation"] < metrics["grid"]["validation"]
