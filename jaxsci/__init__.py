@@ -1,8 +1,8 @@
 """jaxsci: physics as a residual, any solver, one implicit-function-theorem rule."""
 
 from . import (
-    interop as interop,
     convex as convex,
+    interop as interop,
     layers as layers,
     linear as linear,
     nn as nn,

@@ -11,7 +11,6 @@ derivatives again, and every order follows from the first. A primitive and not a
 up to JAX 0.11 the latter loses its rule in second derivatives through `scan` and `fori_loop`.
 """
 
-import abc
 import dataclasses
 import functools
 from collections.abc import Callable
@@ -23,43 +22,24 @@ import jax
 import jax.extend.core
 import jax.numpy as jnp
 import jax.tree_util as jtu
-import optimistix as optx
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 from jaxtyping import Array, PyTree
 
 from . import _tree
+from ._adjoint_interface import AbstractAdjoint, check_adjoint
 from ._linearization import Rule, along, linearize, split
 from ._residual import AbstractResidual, check_residual
 from ._solution import RESULTS
-from .linear import AbstractLinearSolver, PseudoInverse
+from .linear import AbstractLinearSolver, PseudoInverse, Reuse
 from .linear._solver import check_linear_solver
-
-
-class AbstractAdjoint(optx.AbstractAdjoint):
-    """How a solution gets its derivatives. Also an `optimistix.AbstractAdjoint`."""
-
-    @property
-    def loop(self) -> Callable | None:
-        """None: the solver runs on stopped inputs, and `attach` gives the derivative. Or the loop,
-        (condition, body, first, *, max_steps) ↦ last, in which the solver is differentiated itself."""
-        return None
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """What a solver of this package has to know in that loop."""
-        return {}
-
-    @abc.abstractmethod
-    def attach(self, residual: AbstractResidual, y: PyTree[Array], args: PyTree[Any]) -> PyTree[Array]:
-        """y, with derivatives with respect to everything that the residual's optimality reads."""
 
 
 class ImplicitAdjoint(AbstractAdjoint):
     """Derivatives by the implicit function theorem: ∂F/∂y · dy = −∂F/∂θ · dθ at F(y*, θ) = 0.
 
-    Forward mode, reverse mode, any order, under `jit`, `vmap`, `scan`, `cond`, `checkpoint` and
-    `shard_map`. Memory: one solution, whatever the number of solver steps.
+    Forward mode, reverse mode, any order, under every transformation and inside `shard_map`. Memory: one
+    solution, whatever the number of solver steps.
 
     **Arguments:**
 
@@ -78,7 +58,7 @@ class ImplicitAdjoint(AbstractAdjoint):
 
     **Limits:** the error of the derivative is proportional to ‖y − y*‖: an unconverged solution has
     an inexact derivative. Where ∂F/∂y is singular there is no derivative, and NaN is returned; the
-    matrix-free solvers cannot tell a singular system from a regular one if it has a solution.
+    matrix-free solvers cannot tell a singular system that has a solution from a regular one.
 
     **Reference:** Blondel et al., Efficient and Modular Implicit Differentiation, NeurIPS 2022.
     """
@@ -94,6 +74,12 @@ class ImplicitAdjoint(AbstractAdjoint):
                 f"`well_posed` is False and `linear_solver` is {self.linear_solver!r}, which is for regular "
                 "systems. Use jaxsci.linear.PseudoInverse(), or leave `linear_solver` out."
             )
+
+    def reuses(self, y):
+        return self.linear_solver is None and self.well_posed and _tree.size(y) >= Reuse.SMALLEST
+
+    def reusing(self, factorised):
+        return ImplicitAdjoint(factorised, throw=self.throw)
 
     @property
     def solver(self) -> AbstractLinearSolver | None:
@@ -376,12 +362,3 @@ def attach(
     check_residual(residual)
     check_adjoint(adjoint)
     return adjoint.attach(residual, y, args)
-
-
-def check_adjoint(value: Any) -> None:
-    """Raise `TypeError` unless `value` is an adjoint of this package."""
-    if not isinstance(value, AbstractAdjoint):
-        raise TypeError(
-            f"`adjoint` is {value!r} of type {type(value).__name__}; expected an adjoint of jaxsci, such "
-            "as jaxsci.ImplicitAdjoint()."
-        )

@@ -93,6 +93,8 @@ def solve(
             value = result.error_if(value, failed)
     if not unrolled:
         known = residual if outcome.hessian is None else residual.with_hessian(outcome.hessian)
+        if outcome.factorised is not None:
+            adjoint = adjoint.reusing(_tree.stop_gradient(outcome.factorised))
         value = adjoint.attach(known, value, args)
     aux = function.fn(value, args)[1] if has_aux else None
     return Solution(value, aux, result, Stats(outcome.steps, size, outcome.linear_iterations))
@@ -130,6 +132,8 @@ def _find(residual, solver, y0, args, max_steps, options, adjoint) -> Outcome:
             loop = functools.partial(loop, max_steps=max_steps)
             return iterate(fn, solver, y0, consts, max_steps, residual.tags, adjoint.options, loop)
         closed = _closed_forms(residual, solver, y0, args)
+        if adjoint.reuses(y0) and residual.jacobian(y0, args) is None:
+            closed["factors"] = True
         if residual.preconditioner(y0, args) is not None:
             near, of_near = hoist(lambda y, r: residual.preconditioner(y, args)(r), y0, y0)
             of_near = _tree.stop_gradient(of_near)

@@ -332,6 +332,25 @@ def linear_cholesky():
     return linear_solver_case(jsci.linear.Cholesky())
 
 
+@case(jsci.linear.PseudoInverse)
+def linear_pseudo_inverse():
+    return linear_solver_case(jsci.linear.PseudoInverse())
+
+
+@case(jsci.linear.Reuse)
+def linear_reuse():
+    a = jnp.linspace(1.0, 2.0, jsci.linear.Reuse.SMALLEST)
+    return solved(jsci.Root(lambda y, a: y**3 + a * y - jnp.roll(y, 1) - 1.0), jnp.ones_like(a), a)
+
+
+@case(jsci.AdjointInfo, jsci.Conditioning)
+def diagnosis():
+    residual = jsci.Root(lambda y, a: y**3 + a * y - jnp.roll(y, 1) - 1.0)
+    return lambda y, a: (
+        jsci.adjoint_info(residual, y, a, y).residual + jsci.check(residual, y, a).derivative_bound
+    ), jnp.ones(4), jnp.linspace(1.0, 2.0, 4)  # fmt: skip
+
+
 @case(jsci.linear.CG)
 def linear_cg():
     return linear_solver_case(jsci.linear.CG(rtol=1e-5))

@@ -31,6 +31,7 @@ FLOORS = {
     "residuals": 3,
     "solvers": 3,
     "_linearization": 4,
+    "_adjoint_interface": 4,
     "_adjoint": 4,
     "_estimators": 4,
     "_estimators_contour": 5,

@@ -5,4 +5,5 @@ from ._dense import LU as LU, Cholesky as Cholesky, PseudoInverse as PseudoInver
 from ._krylov import CG as CG, GMRES as GMRES
 from ._neumann import Neumann as Neumann
 from ._operator import Operator as Operator
+from ._reuse import Reuse as Reuse
 from ._solver import AbstractLinearSolver as AbstractLinearSolver

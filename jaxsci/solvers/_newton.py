@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, PyTree
 
 from .. import _tree
 from .._solution import RESULTS
-from ..linear import AbstractLinearSolver, Operator, default_solver
+from ..linear import AbstractLinearSolver, Operator, Reuse, default_solver
 from ..linear._solver import check_linear_solver
 
 
@@ -22,6 +22,7 @@ class _NewtonState(eqx.Module):
     stalled: Bool[Array, ""]
     singular: Bool[Array, ""]
     linear_iterations: Array
+    factors: Any  # of the Jacobian that made the last step; None if they are not kept
 
 
 class Newton(optx.AbstractRootFinder):
@@ -60,7 +61,12 @@ class Newton(optx.AbstractRootFinder):
         f, _ = fn(y, args)
         size = _tree.norm(f)
         no = jnp.array(False)
-        return _NewtonState(f, size, jnp.full_like(size, jnp.inf), no, no, jnp.array(0))
+        factors = None
+        if "factors" in options:
+            residual = lambda y: fn(y, args)[0]
+            shapes = jax.eval_shape(lambda: self._factorised(residual, y, tags)[2])
+            factors = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+        return _NewtonState(f, size, jnp.full_like(size, jnp.inf), no, no, jnp.array(0), factors)
 
     def step(self, fn, y, args, options, state, tags):
         rule = options.get("linear_rule")
@@ -78,10 +84,8 @@ class Newton(optx.AbstractRootFinder):
     def _advance(self, fn, y, args, state, tags, near=None):
         """The next point and state, the full Newton step and the fraction of it that was taken."""
         residual = lambda y: fn(y, args)[0]
-        near = None if near is None else functools.partial(near, y)
-        operator = Operator(lambda v: jax.jvp(residual, (y,), (v,))[1], y, None, tags, near)
-        solver = default_solver(operator) if self.linear_solver is None else self.linear_solver
-        step, ok, iterations = solver.solve(operator, solver.prepare(operator), state.f)
+        solver, operator, factors = self._factorised(residual, y, tags, near)
+        step, ok, iterations = solver.solve(operator, factors, state.f)
         direction = jax.tree.map(jnp.negative, step)
         short = self._relative(direction, y)
 
@@ -104,7 +108,15 @@ class Newton(optx.AbstractRootFinder):
         y = _tree.axpy(0.5**k, direction, y)
         relative = jnp.where(k == 0, short, jnp.inf)
         count = state.linear_iterations + iterations
-        return y, _NewtonState(new, size, relative, stalled, ~ok, count), step, 0.5**k
+        kept = None if state.factors is None else factors
+        return y, _NewtonState(new, size, relative, stalled, ~ok, count, kept), step, 0.5**k
+
+    def _factorised(self, residual, y, tags, near=None):
+        """The linear solver, the Jacobian, and what the solver prepares for it."""
+        near = None if near is None else functools.partial(near, y)
+        operator = Operator(lambda v: jax.jvp(residual, (y,), (v,))[1], y, None, tags, near)
+        solver = default_solver(operator) if self.linear_solver is None else self.linear_solver
+        return solver, operator, solver.prepare(operator)
 
     def _relative(self, step, y):
         count = _tree.size(y) ** 0.5
@@ -126,7 +138,12 @@ class Newton(optx.AbstractRootFinder):
         return done, optx.RESULTS.where(ok, optx.RESULTS.successful, failure)
 
     def postprocess(self, fn, y, aux, args, options, state, tags, result):
-        return y, aux, {"linear_iterations": state.linear_iterations}
+        stats = {"linear_iterations": state.linear_iterations}
+        if len(jax.tree.leaves(state.factors)) > 0:
+            like = Operator(lambda v: v, y, None, tags)
+            solver = default_solver(like) if self.linear_solver is None else self.linear_solver
+            stats["factorised"] = Reuse(solver, state.factors)
+        return y, aux, stats
 
 
 def check_tolerances(rtol: float, atol: float) -> None:

@@ -13,6 +13,7 @@ from jaxtyping import Array, PyTree
 
 from .. import _tree
 from .._solution import RESULTS
+from ..linear import AbstractLinearSolver
 from ._anderson import Anderson
 from ._bfgs import BFGS
 from ._broyden import Broyden
@@ -28,13 +29,15 @@ UNROLLABLE = (Newton,)
 
 
 class Outcome(eqx.Module):
-    """What a solver found: the value, how it ended, its counts, and the Hessian if it holds one."""
+    """What a solver found: the value, how it ended, its counts, and the Hessian or the factors of the
+    Jacobian if it holds them."""
 
     value: PyTree[Array]
     result: RESULTS
     steps: Array
     linear_iterations: Array
     hessian: Array | None = None
+    factorised: AbstractLinearSolver | None = None
 
 
 @runtime_checkable
@@ -72,7 +75,7 @@ def iterate(
     k, y, state, done, result = loop(unfinished, advance, first)
     result = RESULTS.where(done, result, RESULTS.nonlinear_max_steps_reached)
     y, _, stats = solver.postprocess(fn, y, None, consts, options, state, tags, result)
-    return Outcome(y, result, k, stats["linear_iterations"], stats.get("hessian"))
+    return Outcome(y, result, k, stats["linear_iterations"], stats.get("hessian"), stats.get("factorised"))
 
 
 def run_optimistix(entry: Callable, fn, solver, y0, consts, max_steps, tags, options, adjoint) -> Outcome:
