@@ -12,7 +12,6 @@ error of the decisions, most of which lie on bounds.
 
 import argparse
 import json
-import sys
 import time
 from pathlib import Path
 
@@ -118,4 +117,4 @@ def main(argv=None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(main())
