@@ -48,7 +48,7 @@ def solve(layer, *program):
 
 @pytest.mark.parametrize(
     ("shape", "dtype"),
-    [((4, 1, 5), jnp.float32), ((3, 0, 4), jnp.float64), ((3, 2, 0), jnp.float64), ((1, 0, 1), jnp.float64)],
+    [((4, 1, 5), jnp.float32), ((3, 2, 0), jnp.float64), ((1, 0, 1), jnp.float64)],
     ids=str,
 )
 def test_solution_is_the_enumerated_one(shape, dtype):
