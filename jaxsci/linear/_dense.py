@@ -9,6 +9,7 @@ from jaxtyping import Array
 
 from .. import _tree
 from ._operator import Operator
+from ._small import lu_factor, triangular_solve
 from ._solver import AbstractLinearSolver
 
 _PRECISE = jax.lax.Precision.HIGHEST
@@ -71,7 +72,7 @@ class LU(AbstractLinearSolver):
         size = jnp.abs(matrix)
         rows = _power_of_two(jnp.max(size, axis=1, initial=0))
         columns = _power_of_two(jnp.max(size * rows[:, None], axis=0, initial=0))
-        lu, _, order = jax.lax.linalg.lu(rows[:, None] * matrix * columns)
+        lu, order = lu_factor(rows[:, None] * matrix * columns)
         singular = _singular(jnp.abs(jnp.diagonal(lu)))
         return matrix, lu, order, rows, jnp.where(singular, jnp.nan, columns)
 
@@ -85,20 +86,14 @@ class LU(AbstractLinearSolver):
         def back(r):
             if transpose:
                 r = columns * r
-                z = _triangular(lu, _triangular(lu, r, lower=False, trans=True), lower=True, trans=True)
+                z = triangular_solve(lu, r, lower=False, transpose=True)
+                z = triangular_solve(lu, z, lower=True, transpose=True)
                 return rows * jnp.zeros_like(z).at[order].set(z)
             r = (rows * r)[order]
-            return columns * _triangular(lu, _triangular(lu, r, lower=True), lower=False)
+            return columns * triangular_solve(lu, triangular_solve(lu, r, lower=True), lower=False)
 
         x = _refined(matrix.T if transpose else matrix, _tree.ravel(b), back, self.refinements)
         return _tree.unravel(x, b), jnp.array(0)
-
-
-def _triangular(factors: Array, b: Array, *, lower: bool, trans: bool = False) -> Array:
-    x = jax.lax.linalg.triangular_solve(
-        factors, b[:, None], left_side=True, lower=lower, transpose_a=trans, unit_diagonal=lower
-    )
-    return x[:, 0]
 
 
 class Cholesky(AbstractLinearSolver):
