@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import jax.scipy.linalg as jsl
 import jax.tree_util as jtu
 
 from .. import _tree
@@ -74,8 +75,8 @@ class CG(AbstractLinearSolver):
 class GMRES(AbstractLinearSolver):
     """Restarted GMRES (Saad & Schultz 1986) for a general square A, with right preconditioning.
 
-    Arnoldi with twice-repeated Gram–Schmidt; the small least-squares problem is solved at the end
-    of each cycle. Memory: `restart` copies of the unknown.
+    Arnoldi with twice-repeated Gram–Schmidt, and rotations that tell the residual in each step. Memory:
+    `restart` copies of the unknown.
 
     **Arguments:**
 
@@ -103,34 +104,45 @@ class GMRES(AbstractLinearSolver):
         m = min(self.restart, operator.size)
 
         def unfinished(carry):
-            k, _, r, previous = carry
+            k, _, _, r, previous = carry
             size = _tree.norm(r)
             # A cycle that gains less than 1 % will not converge: stop, and let the check speak.
             return (k < self.max_cycles) & (size > target) & (size < 0.99 * previous)
 
         def iterate(carry):
-            k, x, r, _ = carry
-            x = jtu.tree_map(jnp.add, x, precondition(_arnoldi_step(lambda v: mv(precondition(v)), r, m)))
-            return k + 1, x, _tree.axpy(-1.0, mv(x), b), _tree.norm(r)
+            k, count, x, r, _ = carry
+            d, steps = _cycle(lambda v: mv(precondition(v)), r, m, target)
+            x = jtu.tree_map(jnp.add, x, precondition(d))
+            return k + 1, count + steps, x, _tree.axpy(-1.0, mv(x), b), _tree.norm(r)
 
         x = jtu.tree_map(jnp.zeros_like, b)
-        first = (0, x, b, jnp.full_like(_tree.norm(b), jnp.inf))
-        k, x, *_ = _tree.while_loop(unfinished, iterate, first)
-        return x, k * m
+        zero = jnp.array(0)
+        first = (zero, zero, x, b, jnp.full_like(_tree.norm(b), jnp.inf))
+        _, count, x, *_ = _tree.while_loop(unfinished, iterate, first)
+        return x, count
 
 
-def _arnoldi_step(mv: Callable, r, m: int):
-    """argmin over the Krylov space of dimension m of ‖r − A d‖₂."""
+def _cycle(mv: Callable, r, m: int, target):
+    """argmin over the Krylov space of dimension at most m of ‖r − A d‖₂, and its dimension: the first in
+    which the minimum is at most `target`.
+
+    With the Hessenberg matrix H of the basis, Q H = R is triangular. One rotation a step extends it, and
+    the minimum is |β Q e₁| in the row below R.
+    """
     beta = _tree.norm(r)
     first = jtu.tree_map(lambda x: jnp.zeros((m + 1, *x.shape), x.dtype).at[0].set(x / beta), r)
-    hessenberg = jnp.zeros((m + 1, m), jnp.result_type(*jtu.tree_leaves(r)))
+    dtype = jnp.result_type(*jtu.tree_leaves(r))
     small = jnp.finfo(beta.dtype).eps
 
+    def unfinished(carry):
+        j, _, _, _, rest = carry
+        return (j < m) & (rest > target)
+
     def extend(carry):
-        j, basis, hessenberg = carry
+        j, basis, q, triangle, _ = carry
         w = mv(jtu.tree_map(lambda v: v[j], basis))
         before = _tree.norm(w)
-        column = jnp.zeros(m + 1, hessenberg.dtype)
+        column = jnp.zeros(m + 1, dtype)
         for _ in range(2):
             h = sum(jtu.tree_leaves(jtu.tree_map(lambda v, x: _contract(v.conj(), x, x.ndim), basis, w)))
             w = jtu.tree_map(lambda x, v, h=h: x - _contract(h, v, 1).astype(x.dtype), w, basis)
@@ -141,13 +153,25 @@ def _arnoldi_step(mv: Callable, r, m: int):
         column = column.at[j + 1].set(jnp.where(ended, 0, after))
         direction = _tree.scaled(jnp.where(ended, 0, 1 / jnp.where(ended, 1, after)), w)
         basis = jtu.tree_map(lambda v, d: v.at[j + 1].set(d), basis, direction)
-        return j + 1, basis, hessenberg.at[:, j].set(column)
+        column = _contract(q, column, 1)
+        a, b = column[j], column[j + 1]
+        length = jnp.sqrt(jnp.abs(a) ** 2 + jnp.abs(b) ** 2)
+        c, s = (jnp.where(length == 0, z, x / jnp.where(length == 0, 1, length)) for x, z in ((a, 1), (b, 0)))
+        q = q.at[j].set(c.conj() * q[j] + s.conj() * q[j + 1]).at[j + 1].set(c * q[j + 1] - s * q[j])
+        column = column.at[j].set(length.astype(dtype)).at[j + 1].set(0)
+        rest = jnp.where(ended, 0, beta * jnp.abs(q[j + 1, 0]))
+        return j + 1, basis, q, triangle.at[:, j].set(column), rest
 
-    carry = _tree.while_loop(lambda c: c[0] < m, extend, (0, first, hessenberg))
-    _, basis, hessenberg = carry
-    right = jnp.zeros(m + 1, hessenberg.dtype).at[0].set(beta)
-    weights = jnp.linalg.lstsq(hessenberg, right)[0]
-    return jtu.tree_map(lambda v: _contract(weights, v[:m], 1).astype(v.dtype), basis)
+    start = (jnp.array(0), first, jnp.eye(m + 1, dtype=dtype), jnp.zeros((m + 1, m), dtype), beta)
+    j, basis, q, triangle, _ = _tree.while_loop(unfinished, extend, start)
+    # Directions that were not reached, or to which A gave nothing, get no weight.
+    pivots = jnp.abs(jnp.diagonal(triangle))
+    used = (jnp.arange(m) < j) & (pivots > small * jnp.max(pivots, initial=0))
+    triangle = triangle[:m] + jnp.diag(jnp.where(used, 0, 1).astype(dtype))
+    triangle = jnp.where(used[:, None] | jnp.eye(m, dtype=bool), triangle, 0)
+    right = jnp.where(used, beta * q[:m, 0], 0)
+    weights = jsl.solve_triangular(triangle, right)
+    return jtu.tree_map(lambda v: _contract(weights, v[:m], 1).astype(v.dtype), basis), j
 
 
 def _contract(a, b, axes: int):
