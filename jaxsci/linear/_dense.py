@@ -9,7 +9,7 @@ from jaxtyping import Array
 
 from .. import _tree
 from ._operator import Operator
-from ._small import lu_factor, triangular_solve
+from ._small import diagonal, lu_factor, lu_solve
 from ._solver import AbstractLinearSolver
 
 _PRECISE = jax.lax.Precision.HIGHEST
@@ -34,11 +34,11 @@ def _product(operator: Operator, matrix: Array, transpose: bool) -> Callable:
 
 def _power_of_two(x: Array) -> Array:
     """1/x to the nearest power of two, so that scaling is free of rounding; 1 where x is 0 or not finite."""
-    usable = (x > 0) & jnp.isfinite(x)
-    exponent = jnp.frexp(jnp.where(usable, x, 1))[1]
-    # A float32 reaches 2^±126.
-    exponent = jnp.clip(exponent, -120, 120)
-    return jnp.where(usable, jnp.ldexp(jnp.ones_like(x), -exponent), 1)
+    usable = (x > 0) & (x < jnp.inf)
+    # Without bits of the mantissa a number is a power of two. A float32 reaches 2^±126.
+    nearest = jax.lax.reduce_precision(jax.lax.stop_gradient(x), jnp.finfo(x.dtype).nexp, 0)
+    nearest = jnp.minimum(jnp.maximum(nearest, 2.0**-120), 2.0**120)
+    return jnp.where(usable, 1 / nearest, 1)
 
 
 def _singular(pivots: Array) -> Array:
@@ -73,7 +73,7 @@ class LU(AbstractLinearSolver):
         rows = _power_of_two(jnp.max(size, axis=1, initial=0))
         columns = _power_of_two(jnp.max(size * rows[:, None], axis=0, initial=0))
         lu, order = lu_factor(rows[:, None] * matrix * columns)
-        singular = _singular(jnp.abs(jnp.diagonal(lu)))
+        singular = _singular(jnp.abs(diagonal(lu)))
         return matrix, lu, order, rows, jnp.where(singular, jnp.nan, columns)
 
     def product(self, operator, prepared, transpose):
@@ -82,16 +82,9 @@ class LU(AbstractLinearSolver):
     def apply(self, operator, prepared, b, transpose):
         matrix, lu, order, rows, columns = prepared
 
-        # R A C = Pᵀ L U, so A⁻¹ = C (Pᵀ L U)⁻¹ R and A⁻ᵀ = R (Pᵀ L U)⁻ᵀ C.
-        def back(r):
-            if transpose:
-                r = columns * r
-                z = triangular_solve(lu, r, lower=False, transpose=True)
-                z = triangular_solve(lu, z, lower=True, transpose=True)
-                return rows * jnp.zeros_like(z).at[order].set(z)
-            r = (rows * r)[order]
-            return columns * triangular_solve(lu, triangular_solve(lu, r, lower=True), lower=False)
-
+        # (R A C) C⁻¹x = R b, and (R A C)ᵀ R⁻¹x = C b.
+        left, right = (columns, rows) if transpose else (rows, columns)
+        back = lambda r: right * lu_solve(lu, order, left * r, transpose)
         x = _refined(matrix.T if transpose else matrix, _tree.ravel(b), back, self.refinements)
         return _tree.unravel(x, b), jnp.array(0)
 
@@ -111,9 +104,9 @@ class Cholesky(AbstractLinearSolver):
 
     def prepare(self, operator: Operator):
         matrix = operator.matrix()
-        scale = _power_of_two(jnp.sqrt(jnp.abs(jnp.diagonal(matrix))))
+        scale = _power_of_two(jnp.sqrt(jnp.abs(diagonal(matrix))))
         factor = jnp.linalg.cholesky(scale[:, None] * matrix * scale)
-        singular = _singular(jnp.diagonal(factor).real ** 2)
+        singular = _singular(diagonal(factor).real ** 2)
         return matrix, factor, jnp.where(singular, jnp.nan, scale)
 
     def product(self, operator, prepared, transpose):
