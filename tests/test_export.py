@@ -351,6 +351,11 @@ def diagnosis():
     ), jnp.ones(4), jnp.linspace(1.0, 2.0, 4)  # fmt: skip
 
 
+@case(jsci.linear.BiCGStab)
+def linear_bicgstab():
+    return linear_solver_case(jsci.linear.BiCGStab(rtol=1e-5))
+
+
 @case(jsci.linear.CG)
 def linear_cg():
     return linear_solver_case(jsci.linear.CG(rtol=1e-5))

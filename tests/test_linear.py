@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import jaxsci as jsci
-from jaxsci.linear import CG, GMRES, LU, Cholesky, Operator, default_solver
+from jaxsci.linear import CG, GMRES, LU, BiCGStab, Cholesky, Operator, default_solver
 
 N = 12
 SPD = frozenset({lx.positive_semidefinite_tag})
@@ -35,6 +35,7 @@ SOLVERS = {
     "LU": (LU(), general(), frozenset()),
     "GMRES": (GMRES(), general(), frozenset()),
     "GMRES, restarted": (GMRES(restart=4), general(), frozenset()),
+    "BiCGStab": (BiCGStab(), general(), frozenset()),
     "Cholesky": (Cholesky(), positive(), SPD),
     "CG": (CG(), positive(), SPD),
     "GMRES, symmetric": (GMRES(), positive(), SPD),
@@ -49,7 +50,7 @@ def test_against_numpy(name, scale, transpose):
     b = scale * jnp.arange(1.0, N + 1)
     x, ok, iterations = jax.jit(lambda b: solve(solver, operator(matrix, tags), b, transpose=transpose))(b)
     assert ok
-    assert (iterations > 0) == isinstance(solver, CG | GMRES)
+    assert (iterations > 0) == isinstance(solver, CG | GMRES | BiCGStab)
     expected = np.linalg.solve(matrix.T if transpose else matrix, b)
     np.testing.assert_allclose(x, expected, rtol=1e-10, atol=1e-12 * scale)
 
@@ -161,6 +162,7 @@ def test_complex():
     for solver, a, tags in (
         (LU(), matrix, frozenset()),
         (GMRES(), matrix, frozenset()),
+        (BiCGStab(), matrix, frozenset()),
         (CG(), hermitian, SPD),
         (Cholesky(), hermitian, SPD),
     ):

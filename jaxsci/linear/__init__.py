@@ -2,7 +2,7 @@
 
 from ._choice import default_solver as default_solver
 from ._dense import LU as LU, Cholesky as Cholesky, PseudoInverse as PseudoInverse
-from ._krylov import CG as CG, GMRES as GMRES
+from ._krylov import CG as CG, GMRES as GMRES, BiCGStab as BiCGStab
 from ._neumann import Neumann as Neumann
 from ._operator import Operator as Operator
 from ._reuse import Reuse as Reuse
