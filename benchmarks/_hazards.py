@@ -71,7 +71,7 @@ def by_jaxsci(kind, fn, y0, theta, setting):
         "root": (jsci.Root, jsci.solvers.Newton(**tight)),
         "fixed point": (jsci.FixedPoint, jsci.solvers.Newton(**tight)),
         "minimum": (functools.partial(jsci.Stationary, convex=True), jsci.solvers.Newton(**tight)),
-        "least squares": (jsci.LeastSquares, optx.LevenbergMarquardt(**tight)),
+        "least squares": (jsci.LeastSquares, jsci.solvers.LevenbergMarquardt(**tight)),
     }[kind]
     linear = jsci.linear.GMRES() if setting.matrix_free else None
     return jsci.solve(

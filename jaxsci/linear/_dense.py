@@ -44,10 +44,11 @@ def _power_of_two(x: Array) -> Array:
 def _singular(pivots: Array) -> Array:
     """Whether a matrix with rows and columns of size one has a pivot that is nothing but rounding.
 
-    Elimination in n steps leaves an error of n times the precision in a pivot; a smaller one may be a
-    zero, and a solution would be a multiple of noise. NaN counts as singular.
+    Elimination in n steps leaves an error of n times the precision in a pivot, and entries that were made
+    by subtraction (those of 1 − ∂T/∂y) have one of a few times the precision from the start. A smaller
+    pivot may be a zero, and a solution would be a multiple of noise. NaN counts as singular.
     """
-    noise = pivots.size * jnp.finfo(pivots.dtype).eps
+    noise = (16 + pivots.size) * jnp.finfo(pivots.dtype).eps
     return ~(jnp.min(pivots, initial=jnp.inf) > noise * jnp.max(pivots, initial=0))
 
 
