@@ -63,11 +63,11 @@ class Block(eqx.Module):
 
     def slopes(self, fields: Fields) -> tuple[Array, Fields]:
         """r and ∂r/∂f for every f: one product with ones each, since r is pointwise."""
-        zeros = {f: jnp.zeros_like(v) for f, v in fields.items()}
 
         def along(f):
-            ones = {**zeros, f: jnp.ones_like(fields[f])}
-            return jax.jvp(self.law, (fields,), (ones,))[1]
+            # The other fields are constants: zeros for them would be multiplied, and look like a dependence.
+            law = lambda x: self.law({**fields, f: x})
+            return jax.jvp(law, (fields[f],), (jnp.ones_like(fields[f]),))[1]
 
         return self.law(fields), {f: along(f) for f in fields}
 
@@ -111,7 +111,7 @@ class Block(eqx.Module):
             return self.rows(sum(slopes[f] * moved[f] for f in fields))
 
         e, q = self._weighed(r)
-        columns = _in_parts(column, self.basis, n).reshape(n, -1)
+        columns = _in_parts(column, self.basis, e).reshape(n, -1)
         jtj, gradient, value = _product(columns, columns), _contract(columns, e), 0.5 * jnp.vdot(e, e)
         if not exact:
             return NormalEquations(value, gradient, jtj, None)
@@ -133,16 +133,15 @@ class Block(eqx.Module):
             image = bent(basis)
             return sum(_contract(v, image[b]) for b, v in self.basis.items())
 
-        c = _in_parts(against_all, self.basis, n)
+        c = _in_parts(against_all, self.basis, gradient)
         return NormalEquations(value, gradient, jtj, 0.5 * (c + c.T))
 
     def _bends(self, fields: Fields, q: Array, pairs) -> dict[tuple[str, str], Array]:
         """Σ_e q_e ∂²r_e/∂f∂g for the given pairs."""
-        zeros = {f: jnp.zeros_like(v) for f, v in fields.items()}
 
         def along(g):
-            ones = {**zeros, g: jnp.ones_like(fields[g])}
-            return jax.jvp(lambda x: self.slopes(x)[1], (fields,), (ones,))[1]
+            slopes = lambda x: self.slopes({**fields, g: x})[1]
+            return jax.jvp(slopes, (fields[g],), (jnp.ones_like(fields[g]),))[1]
 
         second = {g: along(g) for g in {g for _, g in pairs}}
         return {(f, g): jnp.sum(q * second[g][f], axis=0) for f, g in pairs}
@@ -168,10 +167,11 @@ def _is_in(variable, live) -> bool:
     return not isinstance(variable, jax.extend.core.Literal) and variable in live
 
 
-def _in_parts(fn: Callable[[Fields], Array], basis: Fields, n: int) -> Array:
-    """fn of every basis function; a few at a time, since what is in between is larger than the result."""
+def _in_parts(fn: Callable[[Fields], Array], basis: Fields, like: Array) -> Array:
+    """fn, of results like `like`, of every basis function; a few at a time, since what is in between is
+    larger than the result."""
+    n = next(iter(basis.values())).shape[0]
     size = min(n, PART)
-    like = jax.eval_shape(fn, {b: v[0] for b, v in basis.items()})
 
     def part(i, out):
         start = jnp.minimum(i * size, n - size)  # the last part may overlap the one before
