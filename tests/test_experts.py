@@ -1,5 +1,6 @@
 """Mixtures of experts: against the plain constraint, a loop, one device, and closed forms."""
 
+import functools
 import re
 
 import equinox as eqx
@@ -46,13 +47,19 @@ def _loss(layer):
     return jax.jit(jax.value_and_grad(loss, (0, 1), has_aux=True))
 
 
+@functools.cache
+def _plain():
+    """What the constraint alone gives."""
+    return _loss(CONSTRAINT)(BASIS, TYPICAL.diffusivity)
+
+
 @pytest.mark.parametrize(
     "partition", [layers.Windows({"x": 1}), layers.Boxes({"x": 1}, outside=0.0)], ids=["windows", "boxes"]
 )
 def test_one_expert_is_the_plain_constraint(partition):
-    D = TYPICAL.diffusivity
-    (_, plain), slopes = _loss(CONSTRAINT)(BASIS, D)
-    (_, mixed), mixed_slopes = _loss(layers.MixtureOfExperts(CONSTRAINT, partition))(BASIS, D)
+    (_, plain), slopes = _plain()
+    mixture = layers.MixtureOfExperts(CONSTRAINT, partition)
+    (_, mixed), mixed_slopes = _loss(mixture)(BASIS, TYPICAL.diffusivity)
     np.testing.assert_allclose(mixed.values, plain.values, rtol=0, atol=1e-10)
     np.testing.assert_allclose(mixed.residual_norm.reshape(()), plain.residual_norm, rtol=1e-10)
     np.testing.assert_array_equal(mixed.steps.reshape(()), plain.steps)
@@ -62,7 +69,7 @@ def test_one_expert_is_the_plain_constraint(partition):
 
 class _Weighted(eqx.Module):
     rows: eqx.Module
-    weight: np.ndarray
+    weight: jax.Array
 
     def __call__(self, r):
         return self.weight * self.rows(r)
@@ -72,13 +79,17 @@ def test_boxes_are_a_loop_over_weights():
     partition = layers.Boxes({"x": 4}, outside=0.2)
     found = jax.jit(lambda basis: _apply(layers.MixtureOfExperts(CONSTRAINT, partition), basis))(BASIS)
     assert found.coefficients.shape == (4, 4) and np.all(found.converged)
+
+    @jax.jit
+    def alone(weight):
+        scheme = layers.Scheme(GRID, _Weighted(SCHEME.rows, weight))
+        return _apply(eqx.tree_at(lambda c: c.discretization, CONSTRAINT, scheme))
+
     for k in range(4):
         own = np.zeros(GRID.row_shape)
         own[:, 4 * k : 4 * k + 4] = 1.0
         own[:, [0, -1]] = 1.0  # every expert sees the rows next to the faces
-        scheme = layers.Scheme(GRID, _Weighted(SCHEME.rows, own + 0.2 * (1 - own)))
-        layer = eqx.tree_at(lambda c: c.discretization, CONSTRAINT, scheme)
-        one = jax.jit(lambda basis, layer=layer: _apply(layer, basis))(BASIS)
+        one = alone(own + 0.2 * (1 - own))
         np.testing.assert_allclose(found.coefficients[k], one.coefficients, rtol=0, atol=1e-9)
         np.testing.assert_allclose(found.residual_norm[k], one.residual_norm, rtol=1e-9)
         assert int(found.steps[k]) == int(one.steps)
@@ -94,20 +105,20 @@ def test_the_published_form():
     found = jax.jit(lambda basis: _apply(layers.MixtureOfExperts(constraint, partition), basis))(BASIS)
     assert np.all(found.converged)
     conditions = TYPICAL.conditions()
+
+    def objective(omega, seen):
+        u = jnp.tensordot(omega, BASIS, 1)
+        rows = seen * scheme.residual(TYPICAL, u, conditions)
+        return 0.5 * jnp.sum(rows**2) + 0.5 * jnp.mean((u[0] - 0.3) ** 2) + 0.5e-6 * omega @ omega
+
+    f = jax.jit(jax.grad(objective))
     for k, cells in enumerate((slice(0, 8), slice(8, 16))):
         seen = np.zeros(GRID.row_shape)
         seen[:, cells] = 1
         seen[:, [0, -1]] = 1
-
-        def objective(omega, seen=seen):
-            u = jnp.tensordot(omega, BASIS, 1)
-            rows = seen * scheme.residual(TYPICAL, u, conditions)
-            return 0.5 * jnp.sum(rows**2) + 0.5 * jnp.mean((u[0] - 0.3) ** 2) + 0.5e-6 * omega @ omega
-
         omega = found.coefficients[k]
-        f = jax.jit(jax.grad(objective))
-        h = 1e-4 * np.linalg.norm(f(jnp.zeros_like(omega)))
-        assert np.linalg.norm(f(omega)) < h
+        h = 1e-4 * np.linalg.norm(f(jnp.zeros_like(omega), seen))
+        assert np.linalg.norm(f(omega, seen)) < h
         np.testing.assert_allclose(found.values[:, cells], jnp.tensordot(omega, BASIS, 1)[:, cells])
     with pytest.raises(ValueError, match="`exact_initial` is False"):
         space = pde.Grid({"x": pde.Cells(np.linspace(0, 1, 17))})
@@ -117,21 +128,26 @@ def test_the_published_form():
 SOLVERS = [jsci.solvers.BFGS(rtol=1e-11), jsci.solvers.LevenbergMarquardt(rtol=1e-8)]
 
 
-def _placed(devices, solver=SOLVERS[0]):
-    """Eight experts on four devices; the left ones, with the front in their box, are harder."""
-    partition = layers.Boxes({"x": 8}, outside=0.05)
-    constraint = layers.HardConstraint(SCHEME, solver, ridge=1e-3)
-    mesh = devices(4, names=("experts",))
-    here = layers.MixtureOfExperts(constraint, partition)
-    return here, layers.MixtureOfExperts(constraint, partition, mesh=mesh)
+# Eight experts on four devices; the left ones, with the front in their box, are harder.
+@functools.cache
+def _here(solver):
+    """The layer on one device, and what it gives."""
+    layer = layers.MixtureOfExperts(
+        layers.HardConstraint(SCHEME, solver, ridge=1e-3), layers.Boxes({"x": 8}, outside=0.05)
+    )
+    return layer, _loss(layer)(BASIS, TYPICAL.diffusivity)
+
+
+def _there(devices, layer):
+    return layers.MixtureOfExperts(layer.constraint, layer.partition, mesh=devices(4, names=("experts",)))
 
 
 @pytest.mark.parametrize("solver", SOLVERS, ids=["bfgs", "lm"])
 def test_experts_on_four_devices_are_those_on_one(devices, solver):
-    here, there = _placed(devices, solver)
-    D = TYPICAL.diffusivity
-    (loss, one), slopes = _loss(here)(BASIS, D)
-    (loss_there, many), slopes_there = _loss(there)(BASIS, D)
+    """They are, and nothing is communicated inside the solves."""
+    here, ((loss, one), slopes) = _here(solver)
+    compiled = _loss(_there(devices, here)).lower(BASIS, TYPICAL.diffusivity).compile()
+    (loss_there, many), slopes_there = compiled(BASIS, TYPICAL.diffusivity)
     assert np.all(one.converged) and len(many.coefficients.sharding.device_set) == 4
     np.testing.assert_allclose(loss_there, loss, rtol=1e-12)
     np.testing.assert_allclose(many.values, one.values, rtol=0, atol=1e-12)
@@ -143,6 +159,7 @@ def test_experts_on_four_devices_are_those_on_one(devices, solver):
     # Every expert stops when it is done, and at the same count wherever it is placed.
     assert len(set(np.asarray(one.steps).tolist())) > 1
     np.testing.assert_array_equal(many.steps, one.steps)
+    _check_communication(compiled.as_text())
 
 
 COLLECTIVE = re.compile(r"\b(all-reduce|all-gather|all-to-all|collective-permute|reduce-scatter)\b")
@@ -173,11 +190,8 @@ def _reached(computations, roots):
     return seen
 
 
-@pytest.mark.parametrize("solver", SOLVERS, ids=["bfgs", "lm"])
-def test_no_communication_inside_the_solves(devices, solver):
-    """Neither of the forward nor of the gradient's program: a loop that talked would run in lockstep."""
-    _, there = _placed(devices, solver)
-    compiled = _loss(there).lower(BASIS, TYPICAL.diffusivity).compile().as_text()
+def _check_communication(compiled):
+    """None in the loops, of the forward and of the gradient's program: they would run in lockstep."""
     computations = _computations(compiled)
     bodies = re.findall(r"(?:body|condition)=%([\w.\-]+)", compiled)
     assert bodies, "the solve is a loop"
@@ -194,10 +208,10 @@ def test_no_communication_inside_the_solves(devices, solver):
 
 def test_failed_expert_is_visible_and_leaves_the_others(devices):
     """With few steps only the experts that are done by then converge."""
-    here, there = _placed(devices)
-    steps = np.asarray(jax.jit(lambda basis: _apply(here, basis).steps)(BASIS))
+    here, ((_, one), _) = _here(SOLVERS[0])
+    steps = np.asarray(one.steps)
     limit = int(steps.max()) - 1
-    for layer in (here, there):
+    for layer in (here, _there(devices, here)):
         few = eqx.tree_at(
             lambda m: m.constraint,
             layer,
@@ -253,7 +267,7 @@ def test_boxes_cover_the_grid_once():
 def test_boxes_with_full_weight_outside_are_the_single_constraint():
     partition = layers.Boxes({"x": 2}, outside=1.0)
     found = jax.jit(lambda basis: _apply(layers.MixtureOfExperts(CONSTRAINT, partition), basis))(BASIS)
-    plain = jax.jit(lambda basis: _apply(CONSTRAINT, basis))(BASIS)
+    (_, plain), _ = _plain()
     np.testing.assert_allclose(found.values, plain.values, rtol=0, atol=1e-10)
 
 
