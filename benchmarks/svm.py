@@ -56,7 +56,9 @@ class Sizes:
     solvers: tuple[str, ...]
 
 
-FULL = Sizes(samples=700, outer=4, steps={100: 2500, 1000: 400}, sweeps=60, solvers=("PG", "MD", "BCD"))
+FULL = Sizes(
+    samples=700, outer=4, steps={100: 2500, 300: 1000, 1000: 400}, sweeps=60, solvers=("PG", "MD", "BCD")
+)
 QUICK = Sizes(samples=60, outer=3, steps={40: 400}, sweeps=40, solvers=("PG", "BCD"))
 
 
@@ -163,7 +165,7 @@ def _adjoint(residual, a, args, diagonal: bool) -> jsci.ImplicitAdjoint:
     if diagonal:
         size = a + jnp.abs(1 - residual.fixed_point(a, args) / a)
         precondition = lambda r: r / size
-    return jsci.ImplicitAdjoint(jsci.linear.GMRES(rtol=1e-10, restart=64, preconditioner=precondition))
+    return jsci.ImplicitAdjoint(jsci.linear.GMRES(rtol=1e-10, preconditioner=precondition))
 
 
 def _implicit(solver: str, condition: str, steps: int) -> Callable:
