@@ -84,7 +84,7 @@ def _ridge(quick: bool) -> Problem:
         return closed(theta)
 
     convex = jsci.Stationary(energy, convex=True)
-    newton_cg = jsci.solvers.Newton(1e-8, 1e-8, linear_solver=jsci.linear.CG(rtol=1e-10))
+    newton_cg = jsci.solvers.Newton(1e-8, 1e-8, linear_solver=jsci.linear.CG(rtol=1e-4, check=1.0))
     start = jnp.zeros(n)
     by_rule = lambda solve: jaxopt.implicit_diff.custom_root(jax.grad(energy), solve=solve)(stopped)
     cg = optx.ImplicitAdjoint(linear_solver=lx.CG(rtol=1e-10, atol=1e-10))
@@ -173,10 +173,7 @@ def _roots(quick: bool) -> Problem:
     exact = over_lanes(_ours(jsci.Root(f), jsci.solvers.Newton(1e-13, 1e-13), start))
     newton = optx.Newton(1e-9, 1e-9)
     settings = {
-        "jaxsci, Newton": over_lanes(_ours(jsci.Root(f), jsci.solvers.Newton(1e-9, 1e-9, halvings=0), start)),
-        "jaxsci, Newton with line search": over_lanes(
-            _ours(jsci.Root(f), jsci.solvers.Newton(1e-9, 1e-9), start)
-        ),
+        "jaxsci, Newton": over_lanes(_ours(jsci.Root(f), jsci.solvers.Newton(1e-9, 1e-9), start)),
         "jaxopt, GaussNewton": over_lanes(_jaxopt(jaxopt.GaussNewton(f, tol=1e-9), start)),
         "jaxopt, LevenbergMarquardt": over_lanes(_jaxopt(jaxopt.LevenbergMarquardt(f, tol=1e-9), start)),
         "optimistix, Newton": over_lanes(
@@ -303,12 +300,13 @@ def _equilibrium(quick: bool) -> Problem:
     fixed = jsci.FixedPoint(layer)
     anderson = jsci.solvers.Anderson(1e-9, 1e-9)
     picard = optx.FixedPointIteration(1e-9, 1e-9)
-    gmres = jsci.linear.GMRES(rtol=1e-9)
+    gmres, stable = jsci.linear.GMRES(rtol=1e-9), jsci.linear.BiCGStab(rtol=1e-9)
     bicgstab = functools.partial(jaxopt.linear_solve.solve_bicgstab, tol=1e-9)
     adjoint = optx.ImplicitAdjoint(linear_solver=lx.BiCGStab(rtol=1e-9, atol=1e-9))
     settings = {
         "jaxsci, Anderson, GMRES": _ours(fixed, anderson, start, gmres),
-        "jaxsci, Picard, GMRES": _ours(fixed, picard, start, gmres),
+        "jaxsci, Anderson, BiCGStab": _ours(fixed, anderson, start, stable),
+        "jaxsci, Picard, BiCGStab": _ours(fixed, picard, start, stable),
         "jaxopt, Anderson, BiCGStab": _jaxopt(
             jaxopt.AndersonAcceleration(layer, tol=1e-8, maxiter=500, implicit_diff_solve=bicgstab), start
         ),
@@ -351,12 +349,27 @@ def _programs(quick: bool) -> Problem:
     layer = jsci.layers.QPLayer(throw=False)
     names = ("P", "q", "A", "b", "G", "h")
     ours = lambda theta: jax.vmap(lambda *six: layer(**dict(zip(names, six, strict=True))))(*theta)
+    solved = jax.jit(jax.vmap(lambda *six: layer.solve(**dict(zip(names, six, strict=True))).value))(*theta)
+    active = solved[2] > 1e-6
+
+    def exact(theta):
+        """The linear system of the active constraints; the rows of the others say that λ = 0."""
+
+        def one(p, q, a, b, g, h, on):
+            free = jnp.diag(jnp.where(on, 0.0, 1.0))
+            rows = jnp.where(on[:, None], g, 0)
+            zeros = jnp.zeros((len(b), len(b) + len(h)))
+            matrix = jnp.block([[p, a.T, rows.T], [a, zeros], [rows, jnp.zeros((len(h), len(b))), free]])
+            return jnp.linalg.solve(matrix, jnp.concatenate([-q, b, jnp.where(on, h, 0)]))[: len(q)]
+
+        return jax.vmap(one)(*theta, active)
+
     settings = {
         "jaxsci, QPLayer": ours,
         "jaxopt, OSQP, 1e-4": osqp(1e-4),
         "jaxopt, OSQP, 1e-8": osqp(1e-8),
     }
-    return Problem(f"{lanes} quadratic programs", theta, settings, lambda x: jnp.sum(jnp.sin(x)), ours)
+    return Problem(f"{lanes} quadratic programs", theta, settings, lambda x: jnp.sum(jnp.sin(x)), exact)
 
 
 PROBLEMS = (_ridge, _logistic, _roots, _poisson, _equilibrium, _programs)

@@ -8,13 +8,13 @@ from ._solver import AbstractLinearSolver
 DENSE_LIMIT = 1024
 
 
-def default_solver(operator: Operator) -> AbstractLinearSolver:
+def default_solver(operator: Operator, *, refinements: int = 1) -> AbstractLinearSolver:
     """Direct up to n = 1024 (or when the array is at hand), matrix-free above.
 
     Cholesky and CG only where the operator was *promised* positive definite; LU and GMRES otherwise.
-    A symmetric operator without that promise is treated as general.
+    `refinements` is of the direct ones. A symmetric operator without that promise is treated as general.
     """
     direct = operator.size <= DENSE_LIMIT or operator.dense is not None
     if direct:
-        return Cholesky() if operator.positive else LU()
+        return (Cholesky if operator.positive else LU)(refinements=refinements)
     return CG() if operator.positive else GMRES()

@@ -32,13 +32,10 @@ def _product(operator: Operator, matrix: Array, transpose: bool) -> Callable:
     return lambda x: _tree.unravel(jnp.matmul(a, _tree.ravel(x), precision=_PRECISE), x)
 
 
-def _power_of_two(x: Array) -> Array:
-    """1/x to the nearest power of two, so that scaling is free of rounding; 1 where x is 0 or not finite."""
-    usable = (x > 0) & (x < jnp.inf)
-    # Without bits of the mantissa a number is a power of two. A float32 reaches 2^±126.
-    nearest = jax.lax.reduce_precision(jax.lax.stop_gradient(x), jnp.finfo(x.dtype).nexp, 0)
-    nearest = jnp.minimum(jnp.maximum(nearest, 2.0**-120), 2.0**120)
-    return jnp.where(usable, 1 / nearest, 1)
+def _reciprocal(size: Array) -> Array:
+    """1/size; 1 where it is 0 or not finite."""
+    usable = (size > 0) & jnp.isfinite(size)
+    return jnp.where(usable, 1 / jnp.where(usable, size, 1), 1)
 
 
 def _singular(pivots: Array) -> Array:
@@ -71,8 +68,8 @@ class LU(AbstractLinearSolver):
     def prepare(self, operator: Operator):
         matrix = operator.matrix()
         size = jnp.abs(matrix)
-        rows = _power_of_two(jnp.max(size, axis=1, initial=0))
-        columns = _power_of_two(jnp.max(size * rows[:, None], axis=0, initial=0))
+        rows = _reciprocal(jnp.max(size, axis=1, initial=0))
+        columns = _reciprocal(jnp.max(size * rows[:, None], axis=0, initial=0))
         lu, order = lu_factor(rows[:, None] * matrix * columns)
         singular = _singular(jnp.abs(diagonal(lu)))
         return matrix, lu, order, rows, jnp.where(singular, jnp.nan, columns)
@@ -105,7 +102,7 @@ class Cholesky(AbstractLinearSolver):
 
     def prepare(self, operator: Operator):
         matrix = operator.matrix()
-        scale = _power_of_two(jnp.sqrt(jnp.abs(diagonal(matrix))))
+        scale = _reciprocal(jnp.sqrt(jnp.abs(diagonal(matrix))))
         factor = jnp.linalg.cholesky(scale[:, None] * matrix * scale)
         singular = _singular(diagonal(factor).real ** 2)
         return matrix, factor, jnp.where(singular, jnp.nan, scale)
