@@ -1,5 +1,7 @@
 """The layer: its derivative, its failures, its discretizations and row scalings."""
 
+import functools
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -100,16 +102,21 @@ def _unrolled_values(name, layer, omega, theta):
     return jnp.sum(jax.vmap(expert)(omega, weights, boxes), axis=0)
 
 
+@functools.cache
+def _value_and_gradient(name):
+    """One program for the tests of a layer: θ ↦ ((loss, what the layer gives), gradient)."""
+
+    def loss(theta):
+        found = _apply(LAYERS[name], theta)
+        return _loss(found.values), found
+
+    return jax.jit(jax.value_and_grad(loss, has_aux=True))
+
+
 @pytest.mark.parametrize("name", list(LAYERS))
 def test_gradient_is_exact(name):
     """Against differences, and against a solver that is differentiated step by step."""
-    layer = LAYERS[name]
-
-    def loss(theta):
-        found = _apply(layer, theta)
-        return _loss(found.values), found
-
-    both = jax.jit(jax.value_and_grad(loss, has_aux=True))
+    layer, both = LAYERS[name], _value_and_gradient(name)
     (_, found), gradient = both(THETA)
     assert np.all(found.converged), found.result
     value = lambda theta: both(theta)[0][0]
@@ -130,22 +137,18 @@ def test_gradient_is_exact(name):
 
 
 def test_forward_mode_and_second_derivatives():
-    layer = LAYERS["plain"]
+    loss = lambda s: _loss(_apply(LAYERS["plain"], THETA | {"D": s * THETA["D"]}).values)
 
-    def loss(s):
-        theta = THETA | {"D": s * THETA["D"]}
-        return _loss(_apply(layer, theta).values)
-
-    forward = jax.jit(jax.jvp, static_argnums=0)(loss, (1.0,), (1.0,))[1]
-    np.testing.assert_allclose(forward, jax.jit(jax.grad(loss))(1.0), rtol=1e-9)
+    forward = jax.jit(lambda s: jax.jvp(loss, (s,), (1.0,))[1])(1.0)
+    slope = lambda s: _value_and_gradient("plain")(THETA | {"D": s * THETA["D"]})[1]["D"] * THETA["D"]
+    np.testing.assert_allclose(forward, slope(1.0), rtol=1e-9)
     second = jax.jit(jax.grad(jax.grad(loss)))(1.0)
-    slope = jax.jit(jax.grad(loss))
     h = 1e-4
     np.testing.assert_allclose(second, (slope(1 + h) - slope(1 - h)) / (2 * h), rtol=1e-5)
 
 
 def test_the_default_solver_gives_the_same_gradient():
-    precise = jax.jit(jax.grad(lambda theta: _loss(_apply(LAYERS["plain"], theta).values)))(THETA)
+    _, precise = _value_and_gradient("plain")(THETA)
     layer = _layer(solver=jsci.solvers.BFGS(rtol=1e-9))
     gradient = jax.jit(jax.grad(lambda theta: _loss(_apply(layer, theta).values)))(THETA)
     for which in THETA:
@@ -191,31 +194,39 @@ def test_gauss_newton_is_right_where_the_residual_vanishes_and_wrong_where_it_do
 
 
 # The second lane starts at its solution (zero basis coefficients solve it): it needs no step.
+@functools.cache
 def _lanes():
     solved = jax.jit(lambda theta: _apply(_layer(ridge=0.0), theta))(THETA)
     return jnp.stack([LIFT, solved.values])
 
 
+def _slopes_of_lanes(layer):
+    """The derivatives of every lane by every lift and by the D that all lanes share."""
+
+    def one(lift, D):
+        equation = pde.DiffusionSorption(D)
+        found = layer(equation, BASIS, lift, equation.conditions())
+        return _loss(found.values), found
+
+    run = lambda lifts, D: jax.vmap(one, (0, None))(lifts, D)
+    return jax.jit(jax.jacrev(run, (0, 1), has_aux=True))(_lanes(), jnp.asarray(5e-4))
+
+
+# Rounding of the first lane's solution is below this tolerance; one step is not enough from far.
+ROUGH = jsci.solvers.LevenbergMarquardt(rtol=1e-6)
+
+
+@functools.cache
+def _free():
+    return _slopes_of_lanes(_layer(solver=ROUGH, ridge=0.0))
+
+
 @pytest.mark.parametrize("policy", [layers.hold, layers.poison])
 def test_failure_policies(policy):
     lifts = _lanes()
-    # Rounding of the first lane's solution is below this tolerance; one step is not enough from far.
-    solver = jsci.solvers.LevenbergMarquardt(rtol=1e-6)
-    strict = _layer(solver=solver, ridge=0.0, max_steps=1, on_failure=policy)
-    free = _layer(solver=solver, ridge=0.0)
-
-    def total(layer):
-        def one(lift, D):
-            equation = pde.DiffusionSorption(D)
-            found = layer(equation, BASIS, lift, equation.conditions())
-            return _loss(found.values), found
-
-        # The derivatives of every lane by every lift and by the D that all lanes share.
-        run = lambda lifts, D: jax.vmap(one, (0, None))(lifts, D)
-        return jax.jit(jax.jacrev(run, (0, 1), has_aux=True))(lifts, jnp.asarray(5e-4))
-
-    (gradient, slopes), found = total(strict)
-    (reference, wanted), _ = total(free)
+    strict = _layer(solver=ROUGH, ridge=0.0, max_steps=1, on_failure=policy)
+    (gradient, slopes), found = _slopes_of_lanes(strict)
+    (reference, wanted), _ = _free()
     np.testing.assert_array_equal(found.converged, [False, True])
     np.testing.assert_array_equal(found.result == jsci.RESULTS.nonlinear_max_steps_reached, [True, False])
     assert abs(wanted[1]) > 1.0
