@@ -22,6 +22,7 @@ Reference: Blondel et al., Efficient and Modular Implicit Differentiation, NeurI
 
 import dataclasses
 import functools
+import pathlib
 import statistics
 import time
 import warnings
@@ -280,7 +281,18 @@ def _reference(problem: Problem, sweeps: int) -> tuple[float, float]:
 
 
 def run(quick: bool) -> Iterator[Row]:
-    sizes = QUICK if quick else FULL
+    rows = []
+    for row in _every(QUICK if quick else FULL):
+        # What is gained, is gained in large problems.
+        rows.append(dataclasses.replace(row, target=None) if quick and row.unit == "x" else row)
+        yield rows[-1]
+    if not quick:
+        folder = pathlib.Path("out") / "svm"
+        folder.mkdir(parents=True, exist_ok=True)
+        _draw([row.as_json() for row in rows], folder / "svm.png")
+
+
+def _every(sizes: Sizes) -> Iterator[Row]:
     for features, steps in sizes.steps.items():
         problem = _problem(sizes.samples, features)
         exact, apart = _reference(problem, sizes.sweeps)
@@ -288,9 +300,7 @@ def run(quick: bool) -> Iterator[Row]:
         yield Row(f"p = {features}: reference and differences", apart, "", 1e-6, detail=place)
         for solver in sizes.solvers:
             count = sizes.sweeps if solver == "BCD" else steps
-            rows = _compare(solver, problem, count, sizes.outer, exact, place | {"steps": count})
-            # What is gained, is gained in large problems.
-            yield from (dataclasses.replace(r, target=None) if quick and r.unit == "x" else r for r in rows)
+            yield from _compare(solver, problem, count, sizes.outer, exact, place | {"steps": count})
 
 
 def _compare(solver, problem, steps, outer, exact, place) -> Iterator[Row]:
@@ -323,3 +333,37 @@ def _compare(solver, problem, steps, outer, exact, place) -> Iterator[Row]:
         target = None if solver == "MD" else 1e-6
         yield row(f"{case}: difference of the outer losses", apart, "", target)
         yield row(f"{case}: time ours/JAXopt", seconds(ours) / seconds(peer), "x")
+
+
+def _draw(rows: list[dict[str, Any]], path: pathlib.Path) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(
+        2, len(SOLVERS), figsize=(9, 5), sharex=True, sharey="row", layout="constrained"
+    )
+    colors = {
+        "unrolled": "C3",
+        "JAXopt": "C7",
+        "implicit PG": "C0",
+        "implicit MD": "C2",
+        "PG, Anderson": "C1",
+    }
+    for column, solver in zip(axes.T, SOLVERS, strict=True):
+        for ending, color in colors.items():
+            found = [r for r in rows if r["name"].endswith(f", {ending}: time of a gradient")]
+            detail = [r["detail"] for r in found if f", {solver}, " in r["name"]]
+            p = [d["features"] for d in detail]
+            column[0].loglog(p, [d["cpu_s"] for d in detail], f"{color}o-", label=ending)
+            column[1].loglog(p, [d["peak_bytes"] / 2**20 for d in detail], f"{color}o-")
+        column[0].set_title(solver)
+        column[1].set_xlabel("features p")
+    axes[0, 0].set_ylabel("processor time of a gradient, s")
+    axes[1, 0].set_ylabel("peak memory, MiB")
+    axes[0, 0].legend(fontsize=8)
+    for axis in axes.flat:
+        axis.grid(alpha=0.3)
+    figure.savefig(path, dpi=85)
+    plt.close(figure)

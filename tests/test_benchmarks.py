@@ -9,8 +9,10 @@ from pathlib import Path
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
+from benchmarks import precision, svm
 from benchmarks._harness import Better, Row, main, measure, measure_host, stamp
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -184,3 +186,42 @@ def test_command_line_lists_cases():
     found = {p.stem for p in (ROOT / "benchmarks").glob("*.py") if not p.stem.startswith("_")}
     listed = {line.split()[0] for line in done.stdout.splitlines()}
     assert listed == (found or {"no"})
+
+
+def test_solvers_of_the_svm_agree():
+    problem = svm._problem(8, 5)
+    lam = jnp.asarray(3.0)
+
+    @jax.jit
+    def solve(lam, problem):
+        found = svm._by_bcd(lam, problem, 100)
+        projected, mirror = svm._by_pg(lam, problem, 400), svm._by_md(lam, problem, 400)
+        w = problem.x.T @ (problem.y - found) / jnp.exp(lam)
+        scores = 1 - problem.y + problem.x @ w
+        hinge = jnp.sum(jnp.max(scores, 1) - jnp.sum(problem.y * scores, 1))
+        primal = 0.5 * jnp.exp(lam) * jnp.vdot(w, w) + hinge
+        return primal, jnp.stack([svm._inner(a, (lam, problem)) for a in (found, projected, mirror)])
+
+    primal, (least, projected, mirror) = solve(lam, problem)
+    # Strong duality: the primal objective is the negative of the dual one, up to its constant m.
+    np.testing.assert_allclose(primal, 8 - least, rtol=1e-5)
+    np.testing.assert_allclose(projected, least, rtol=1e-4)
+    assert least < mirror < least + 0.02  # sublinear on the boundary
+
+
+def test_diabetes_data():
+    ridge, _ = precision._problems(True)
+    w = np.zeros(10)
+    normal, right = jax.jit(lambda w: (jax.hessian(ridge.objective)(w, w), jax.grad(ridge.objective)(w, w)))(
+        w
+    )
+    w = -np.linalg.solve(normal, right) * 77.005 * 442**0.5
+    # Published: least-squares coefficients of the standardized data, in the order of the columns.
+    np.testing.assert_allclose(w[:4], [-10.01, -239.8, 519.8, 324.4], atol=0.1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", ["precision", "svm"])
+def test_targets_of_quick_runs(case):
+    done = subprocess.run([sys.executable, "-m", "benchmarks", case, "--quick", "--check"], cwd=ROOT)
+    assert done.returncode == 0
