@@ -235,3 +235,10 @@ def test_newton_with(linear_solver):
     solver = jsci.solvers.Newton(rtol=1e-13, atol=1e-13, linear_solver=linear_solver)
     y = jsci.solve(jsci.Root(equations), solver, jnp.zeros(16), a).value
     np.testing.assert_allclose(equations(y, a), 0, atol=1e-12)
+
+
+def test_a_loose_tolerance_is_accepted():
+    for solver in (GMRES(rtol=1e-3), BiCGStab(rtol=1e-3), CG(rtol=1e-3)):
+        x, ok, _ = solve(solver, operator(positive(), SPD), jnp.ones(N))
+        assert ok
+        np.testing.assert_allclose(positive() @ x, 1, atol=1e-2)

@@ -17,6 +17,11 @@ def _tolerance(rtol: float | None, b) -> float:
     return 30 * float(jnp.finfo(dtype).eps) if rtol is None else rtol
 
 
+def _limit(rtol: float | None, precision: float):
+    """A tolerance that was asked for is accepted, with room for what recurrences lose."""
+    return precision**0.5 if rtol is None else jnp.maximum(precision**0.5, 10 * rtol)
+
+
 def _preconditioner(own: Callable | None, operator: Operator, transpose: bool) -> Callable:
     """The solver's own, else the operator's, else none."""
     chosen = operator.preconditioner if own is None else own
@@ -35,13 +40,16 @@ class CG(AbstractLinearSolver):
     - `max_steps`: iterations at most. None: 10 n + 100.
     - `preconditioner`: r ↦ M r with M ≈ A⁻¹ symmetric positive definite. None: that of the operator,
       if it has one.
-    - `check`: see `jaxsci.linear.LU`.
+    - `check`: see `jaxsci.linear.LU`. None: that, or ten times `rtol` if it is more.
     """
 
     rtol: float | None = None
     max_steps: int | None = None
     preconditioner: Callable | None = None
     check: float | None = None
+
+    def limit(self, precision):
+        return _limit(self.rtol, precision)
 
     def prepare(self, operator: Operator):
         return None
@@ -83,13 +91,16 @@ class BiCGStab(AbstractLinearSolver):
 
     - `rtol`, `preconditioner`: see `GMRES`.
     - `max_steps`: iterations at most. None: 10 n + 100.
-    - `check`: see `jaxsci.linear.LU`.
+    - `check`: see `jaxsci.linear.LU`. None: that, or ten times `rtol` if it is more.
     """
 
     rtol: float | None = None
     max_steps: int | None = None
     preconditioner: Callable | None = None
     check: float | None = None
+
+    def limit(self, precision):
+        return _limit(self.rtol, precision)
 
     def prepare(self, operator: Operator):
         return None
@@ -140,7 +151,7 @@ class GMRES(AbstractLinearSolver):
     - `max_cycles`: cycles at most.
     - `preconditioner`: r ↦ M r with M ≈ A⁻¹; transposed automatically for Aᵀ. None: that of the
       operator, if it has one.
-    - `check`: see `jaxsci.linear.LU`.
+    - `check`: see `jaxsci.linear.LU`. None: that, or ten times `rtol` if it is more.
     """
 
     rtol: float | None = None
@@ -148,6 +159,9 @@ class GMRES(AbstractLinearSolver):
     max_cycles: int = 100
     preconditioner: Callable | None = None
     check: float | None = None
+
+    def limit(self, precision):
+        return _limit(self.rtol, precision)
 
     def prepare(self, operator: Operator):
         return None

@@ -41,6 +41,10 @@ class AbstractLinearSolver(eqx.Module):
         """x ↦ A x (or Aᵀ x), with which a solution is checked."""
         return (operator.transpose() if transpose else operator).mv
 
+    def limit(self, precision: float) -> float | Array:
+        """The largest accepted relative residual where `check` is None."""
+        return precision**0.5
+
     def defect(
         self, operator: Operator, prepared: Any, error: PyTree[Array], transpose: bool
     ) -> PyTree[Array]:
@@ -67,7 +71,7 @@ class AbstractLinearSolver(eqx.Module):
         error = _tree.axpy(-1.0, self.product(operator, prepared, transpose)(x), unit)
         error = self.defect(operator, prepared, error, transpose)
         rho = jnp.where(zero, 0, _tree.norm(error) / jnp.where(zero, 1, _tree.norm(unit)))
-        limit = jnp.finfo(rho.dtype).eps ** 0.5 if self.check is None else self.check
+        limit = self.limit(float(jnp.finfo(rho.dtype).eps)) if self.check is None else self.check
         x = _tree.where(zero, jax.tree.map(jnp.zeros_like, x), _tree.scaled(s, x))
         return x, rho, rho <= limit, iterations
 
