@@ -349,7 +349,7 @@ def _draw(rows: list[dict[str, Any]], path: pathlib.Path) -> None:
         "JAXopt": "C7",
         "implicit PG": "C0",
         "implicit MD": "C2",
-        "PG, Anderson": "C1",
+        "implicit PG, Anderson": "C1",
     }
     for column, solver in zip(axes.T, SOLVERS, strict=True):
         for ending, color in colors.items():
