@@ -11,7 +11,7 @@ import jax.tree_util as jtu
 from jaxtyping import Array, PyTree
 
 from . import _tree
-from ._residual import AbstractResidual, Pure, check_square, hoist
+from ._residual import AbstractResidual, Derivative, Pure, check_square, hoist
 from .linear import AbstractLinearSolver, Operator, default_solver
 
 
@@ -26,7 +26,8 @@ def linearize(residual: AbstractResidual, y: PyTree[Array], args: PyTree, linear
     tags = residual.tags
     if operator is not None:
         tags = tags | operator.tags
-        product, product_consts = hoist(lambda y, v: residual.jacobian(y, args).mv(v), y, y)
+        if not isinstance(operator.mv, Derivative):
+            product, product_consts = hoist(lambda y, v: residual.jacobian(y, args).mv(v), y, y)
         if operator.dense is not None:
             dense, dense_consts = hoist(lambda y: residual.jacobian(y, args).matrix(), y)
     solver_of, solver_consts = _hoist_solver(linear_solver, y)

@@ -95,6 +95,17 @@ class AbstractResidual(eqx.Module):
         return None
 
 
+class Derivative(eqx.Module):
+    """v ↦ ∂F/∂y · v for the optimality condition F: a product of a `jacobian` that knows no better one
+    than the implicit rule does."""
+
+    optimality: Callable
+    y: PyTree[Array]
+
+    def __call__(self, v: PyTree[Array]) -> PyTree[Array]:
+        return jax.jvp(lambda y: self.optimality(y, None), (self.y,), (v,))[1]
+
+
 class NormalEquations(eqx.Module):
     """½‖F‖² at a point y, and its derivatives on the raveled unknown (n scalars).
 

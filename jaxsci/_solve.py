@@ -120,6 +120,13 @@ def _find(residual, solver, y0, args, max_steps, options, adjoint) -> Outcome:
         face, entry = residual, optx.least_squares
     else:
         face, entry = residual.objective, optx.minimise
+    closed = {}
+    if isinstance(solver, PLAIN) and loop is None:
+        closed, held = _closed_forms(residual, solver, y0, args)
+        y0 = _tree.vary_like(y0, held)
+        if "normal_equations" in closed or "value_and_gradient" in closed:
+            # The solver needs nothing else of the residual.
+            return iterate(None, solver, y0, (), max_steps, residual.tags, closed)
     pure, consts = hoist(lambda y: face(y, args), y0)
     consts = stopped(consts)
     fn = lambda y, consts: (pure(y, consts), None)
@@ -131,7 +138,6 @@ def _find(residual, solver, y0, args, max_steps, options, adjoint) -> Outcome:
         if loop is not None:
             loop = functools.partial(loop, max_steps=max_steps)
             return iterate(fn, solver, y0, consts, max_steps, residual.tags, adjoint.options, loop)
-        closed = _closed_forms(residual, solver, y0, args)
         if adjoint.reuses(y0) and residual.jacobian(y0, args) is None:
             closed["factors"] = True
         if residual.preconditioner(y0, args) is not None:
@@ -147,8 +153,9 @@ def _find(residual, solver, y0, args, max_steps, options, adjoint) -> Outcome:
     return run_optimistix(entry, fn, solver, y0, consts, max_steps, tags, options, adjoint)
 
 
-def _closed_forms(residual: AbstractResidual, solver, y0, args) -> dict[str, Any]:
-    """What a residual knows besides its value, as functions of (y, unused), on stopped constants."""
+def _closed_forms(residual: AbstractResidual, solver, y0, args) -> tuple[dict[str, Any], list]:
+    """What a residual knows besides its value, as functions of (y, unused), on stopped constants; and
+    these constants."""
     if isinstance(solver, optx.AbstractRootFinder):
         forms = {"quadratic_program": residual.quadratic_program}
     elif isinstance(solver, optx.AbstractFixedPointSolver):
@@ -157,13 +164,14 @@ def _closed_forms(residual: AbstractResidual, solver, y0, args) -> dict[str, Any
         forms = {"normal_equations": residual.normal_equations, "metric": residual.metric}
     else:
         forms = {"value_and_gradient": residual.value_and_gradient, "metric": residual.metric}
-    known = {}
+    known, held = {}, []
     for name, form in forms.items():
         pure, consts = hoist(lambda y, form=form: form(y, args), y0)
         if len(pure.shapes) > 0:
             consts = _tree.stop_gradient(consts)
+            held.append(consts)
             known[name] = lambda y, _, pure=pure, consts=consts: pure(y, consts)
-    return known
+    return known, held
 
 
 _KINDS = (

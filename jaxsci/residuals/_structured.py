@@ -12,7 +12,7 @@ import lineax as lx
 from jaxtyping import Array, Float, PyTree
 
 from .. import _tree
-from .._residual import AbstractResidual, NormalEquations
+from .._residual import AbstractResidual, Derivative, NormalEquations
 from ..linear import Operator
 
 Fields = dict[str, Array]
@@ -67,9 +67,10 @@ class Block(eqx.Module):
         def along(f):
             # The other fields are constants: zeros for them would be multiplied, and look like a dependence.
             law = lambda x: self.law({**fields, f: x})
-            return jax.jvp(law, (fields[f],), (jnp.ones_like(fields[f]),))[1]
+            return jax.jvp(law, (fields[f],), (jnp.ones_like(fields[f]),))
 
-        return self.law(fields), {f: along(f) for f in fields}
+        both = {f: along(f) for f in fields}
+        return next(iter(both.values()))[0], {f: slope for f, (_, slope) in both.items()}
 
     def _weighed(self, r: Array) -> tuple[Array, Array]:
         """e = P r and q = Pᵀe.
@@ -110,12 +111,12 @@ class Block(eqx.Module):
             moved = self.stencils(basis)
             return self.rows(sum(slopes[f] * moved[f] for f in fields))
 
-        e, q = self._weighed(r)
+        pairs = self._nonlinear_pairs(fields) if exact else []
+        e, q = self._weighed(r) if pairs else (self.rows(r), None)
         columns = _in_parts(column, self.basis, e).reshape(n, -1)
         jtj, gradient, value = _product(columns, columns), _contract(columns, e), 0.5 * jnp.vdot(e, e)
         if not exact:
             return NormalEquations(value, gradient, jtj, None)
-        pairs = self._nonlinear_pairs(fields)
         if not pairs:
             return NormalEquations(value, gradient, jtj, jnp.zeros_like(jtj))
         bends = jax.lax.optimization_barrier(self._bends(fields, q, pairs))
@@ -148,23 +149,16 @@ class Block(eqx.Module):
 
     def _nonlinear_pairs(self, fields: Fields) -> list[tuple[str, str]]:
         """The pairs f ≤ g for which ∂r/∂f depends on field g, found by tracing."""
+        closed = jax.make_jaxpr(lambda x: self.slopes(x)[1])(fields)
+        order = sorted(fields)  # how JAX flattens a dict
+        reads = {v: {f} for f, v in zip(order, closed.jaxpr.invars, strict=True)}
+        fields_of = lambda v: set() if isinstance(v, jax.extend.core.Literal) else reads.get(v, set())
+        for equation in closed.jaxpr.eqns:
+            found = set().union(*map(fields_of, equation.invars))
+            reads.update(dict.fromkeys(equation.outvars, found))
+        depends = {f: fields_of(v) for f, v in zip(order, closed.jaxpr.outvars, strict=True)}
         names = list(fields)
-        pairs = []
-        for j, g in enumerate(names):
-            slopes = lambda x, g=g: self.slopes({**fields, g: x})[1]
-            closed = jax.make_jaxpr(slopes)(fields[g])
-            live = set(closed.jaxpr.invars)
-            for equation in closed.jaxpr.eqns:
-                if any(_is_in(v, live) for v in equation.invars):
-                    live.update(equation.outvars)
-            order = sorted(names)  # how JAX flattens a dict
-            depends = {f: _is_in(v, live) for f, v in zip(order, closed.jaxpr.outvars, strict=True)}
-            pairs += [(f, g) for f in names[: j + 1] if depends[f]]
-        return pairs
-
-
-def _is_in(variable, live) -> bool:
-    return not isinstance(variable, jax.extend.core.Literal) and variable in live
+        return [(f, g) for j, g in enumerate(names) for f in names[: j + 1] if g in depends[f]]
 
 
 def _in_parts(fn: Callable[[Fields], Array], basis: Fields, like: Array) -> Array:
@@ -269,12 +263,11 @@ class StructuredLeastSquares(AbstractResidual):
 
     def jacobian(self, y, args=None):
         def mv(v):
-            if self.gauss_newton:
-                push = lambda b: jax.jvp(b, (y,), (v,))[1]
-                pull = lambda b, e: jax.vjp(b, y)[1](e)[0]
-                product = sum(pull(b, push(b)) for b in self.blocks)
-                return product + self.ridge * v if self.ridge > 0 else product
-            return jax.jvp(lambda y: self.optimality(y), (y,), (v,))[1]
+            push = lambda b: jax.jvp(b, (y,), (v,))[1]
+            pull = lambda b, e: jax.vjp(b, y)[1](e)[0]
+            product = sum(pull(b, push(b)) for b in self.blocks)
+            return product + self.ridge * v if self.ridge > 0 else product
 
         known = lambda: self.normal_equations(y).hessian if self.hessian is None else self.hessian
-        return Operator(mv, y, known, self.tags)
+        product = mv if self.gauss_newton else Derivative(self.optimality, y)
+        return Operator(product, y, known, self.tags)
