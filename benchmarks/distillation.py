@@ -15,6 +15,7 @@ this package and by JAXopt; the rule also takes the solution of Newton's method.
 
 import dataclasses
 import functools
+import pathlib
 import time
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
@@ -56,8 +57,13 @@ class Images(NamedTuple):
 
 
 def run(quick: bool) -> Iterator[Row]:
-    """Every figure; `quick` takes fewer steps."""
-    yield from rows_of(QUICK if quick else FULL, *digits())
+    """Every figure; `quick` takes fewer steps and draws no picture."""
+    sizes, (train, test) = QUICK if quick else FULL, digits()
+    yield from rows_of(sizes, train, test)
+    if not quick:
+        folder = pathlib.Path("out") / "distillation"
+        folder.mkdir(parents=True, exist_ok=True)
+        picture(folder / "distillation.png", sizes, train)
 
 
 def digits() -> tuple[Images, Images]:
@@ -192,14 +198,13 @@ def rows_of(sizes: Sizes, train: Images, test: Images) -> Iterator[Row]:
 # --- the picture ------------------------------------------------------------------------------------
 
 
-def picture(path, sizes: Sizes = FULL) -> None:
+def picture(path: pathlib.Path, sizes: Sizes, train: Images) -> None:
     """The learned images."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    train, _ = digits()
     find = methods(sizes)["implicit, Newton"]
     x, _ = jax.jit(lambda x: distilled(find, x, train, sizes))(start_of(train))
     figure, axes = plt.subplots(1, CLASSES, figsize=(8.4, 1.1), layout="constrained")

@@ -16,6 +16,7 @@ find that unrolled derivatives typically diverge; density and stopping rule are 
 """
 
 import dataclasses
+import pathlib
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -52,8 +53,14 @@ TINY = Sizes(seeds=2, checked=1, disks=16, bounds=(1e-6, 1e-8, 1e-10, 1e-12), re
 
 
 def run(quick: bool) -> Iterator[Row]:
-    """Every figure; `quick` takes fewer seeds."""
-    yield from rows_of(QUICK if quick else FULL)
+    """Every figure; `quick` takes fewer seeds and draws no picture."""
+    sizes = QUICK if quick else FULL
+    found = study(sizes)
+    yield from rows_of(sizes, found)
+    if not quick:
+        folder = pathlib.Path("out") / "molecules"
+        folder.mkdir(parents=True, exist_ok=True)
+        picture(folder / "molecules.png", sizes, found)
 
 
 # --- the packing ------------------------------------------------------------------------------------
@@ -243,8 +250,7 @@ def differences(x: Float[Array, "s 2 n"], side, sizes: Sizes):
 # --- the figures ------------------------------------------------------------------------------------
 
 
-def rows_of(sizes: Sizes) -> Iterator[Row]:
-    found = study(sizes)
+def rows_of(sizes: Sizes, found: Study) -> Iterator[Row]:
     side, packed = found.side, found.x[:, -1]
     size = norms(found.determined(found.implicit))[:, -1]
     rattlers = jnp.sum(~found.held, axis=1)
@@ -321,7 +327,7 @@ def rows_of(sizes: Sizes) -> Iterator[Row]:
 # --- the picture ------------------------------------------------------------------------------------
 
 
-def picture(path, sizes: Sizes = FULL) -> None:
+def picture(path: pathlib.Path, sizes: Sizes, found: Study) -> None:
     """A packing with its sensitivity, and the errors of all seeds."""
     import matplotlib
 
@@ -329,7 +335,6 @@ def picture(path, sizes: Sizes = FULL) -> None:
     import matplotlib.pyplot as plt
     from PIL import Image
 
-    found = study(sizes)
     rattlers = np.asarray(jnp.sum(~found.held, axis=1))
     size = np.asarray(norms(found.determined(found.implicit))[:, -1])
     # Of the packings with a rattler, if there are any, the one of most ordinary sensitivity.
