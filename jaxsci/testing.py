@@ -202,6 +202,7 @@ def _direction(tree: PyTree[Array], key: PRNGKeyArray) -> PyTree[Array]:
 
     return jtu.tree_unflatten(structure, [one(x, k) for x, k in zip(leaves, keys, strict=True)])
 
+
 def penalty_hypergradient(
     upper: Callable,
     lower: Callable,

@@ -234,9 +234,7 @@ def nudged_equilibria():
 
     def nudged(y0, w):
         loss = lambda y, _: jnp.sum(y**2)
-        return jsci.equilibrium_propagation(
-            residual, loss, newton(), y0, w, beta=0.1, points=3, throw=False
-        )
+        return jsci.equilibrium_propagation(residual, loss, newton(), y0, w, beta=0.1, points=3, throw=False)
 
     return nudged, jnp.ones(3), 0.3 * jnp.eye(3)
 
