@@ -64,12 +64,12 @@ class Sizes:
 
 
 FULL = Sizes()
-QUICK = Sizes(splits=3, turns=5)
+QUICK = Sizes(splits=2, rounds=10, turns=4, genes=False)
 TINY = Sizes(2, 60, 30, 3, 3, 1, (0.02,), (1e-2,), genes=False)
 
 
 def run(quick: bool) -> Iterator[Row]:
-    """Every figure; `quick` takes fewer splits and steps."""
+    """Every figure; `quick` takes fewer splits and steps, and no genes."""
     yield from rows_of(QUICK if quick else FULL)
 
 

@@ -48,7 +48,7 @@ class Sizes:
 
 
 FULL = Sizes()
-QUICK = Sizes(seeds=4, checked=2, repeats=2)
+QUICK = Sizes(seeds=3, checked=1, repeats=1)
 TINY = Sizes(seeds=2, checked=1, disks=16, bounds=(1e-6, 1e-8, 1e-10, 1e-12), repeats=1)
 
 
