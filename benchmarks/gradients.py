@@ -16,6 +16,7 @@ import io
 import logging
 import math
 import pathlib
+import sys
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -126,7 +127,7 @@ def _judge(value, expected, tolerance: float) -> tuple[Verdict, float]:
     scale = np.max(np.abs(expected[known]), initial=0)
     error = np.max(np.abs(value[known] - expected[known]), initial=0) / (scale if scale > 0 else 1)
     # A loss (the first axis) without a derivative has to say so.
-    lost = lambda x: ~np.isfinite(x.reshape(len(x), -1)).all(axis=1) if x.ndim > 0 else ~np.isfinite(x)
+    lost = lambda x: ~np.isfinite(x).all(axis=tuple(range(1, x.ndim)))
     if (lost(expected) & ~lost(value)).any():
         return Verdict.WRONG, math.inf
     if not math.isfinite(error):
@@ -240,8 +241,12 @@ def _cells(quick: bool) -> Iterator[Cell]:
 def run(quick: bool) -> Iterator[Row]:
     logging.getLogger("jax").setLevel(logging.CRITICAL)  # reports of callbacks that raise, as intended
     cells: list[Cell] = []
+    place = None
     for cell in _cells(quick):
         cells.append(cell)
+        if place != (cell.condition, cell.transform):
+            place = (cell.condition, cell.transform)
+            print(f"{len(cells):5d} cells: {', '.join(place)}", file=sys.stderr, flush=True)
     text = matrix(cells)
     print(text)
     folder = pathlib.Path("out") / "gradients"
