@@ -3,8 +3,11 @@
 from ._anderson import Anderson as Anderson
 from ._bfgs import BFGS as BFGS
 from ._broyden import Broyden as Broyden
+from ._chord import Chord as Chord
 from ._external import External as External
 from ._host import HostProblem as HostProblem
 from ._interior_point import InteriorPoint as InteriorPoint
 from ._levenberg_marquardt import LevenbergMarquardt as LevenbergMarquardt
 from ._newton import Newton as Newton
+from ._newton_krylov import NewtonKrylov as NewtonKrylov
+from ._pseudo_transient import PseudoTransient as PseudoTransient

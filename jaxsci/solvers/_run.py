@@ -17,11 +17,24 @@ from ..linear import AbstractLinearSolver
 from ._anderson import Anderson
 from ._bfgs import BFGS
 from ._broyden import Broyden
+from ._chord import Chord
 from ._interior_point import InteriorPoint
 from ._levenberg_marquardt import LevenbergMarquardt
 from ._newton import Newton
+from ._newton_krylov import NewtonKrylov
+from ._pseudo_transient import PseudoTransient
 
-PLAIN = (Newton, LevenbergMarquardt, BFGS, Anderson, Broyden, InteriorPoint)
+PLAIN = (
+    Newton,
+    LevenbergMarquardt,
+    BFGS,
+    Anderson,
+    Broyden,
+    InteriorPoint,
+    NewtonKrylov,
+    Chord,
+    PseudoTransient,
+)
 """The solvers that run in `iterate`: plain JAX, also inside `jax.shard_map`."""
 
 UNROLLABLE = (Newton,)
