@@ -1,7 +1,8 @@
 """Which solver, when the user names none."""
 
 from ._dense import LU, Cholesky
-from ._krylov import CG, GMRES
+from ._gmres import GMRES
+from ._krylov import CG
 from ._operator import Operator
 from ._solver import AbstractLinearSolver
 
