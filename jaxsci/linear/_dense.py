@@ -9,7 +9,7 @@ from jaxtyping import Array
 
 from .. import _tree
 from ._operator import Operator
-from ._small import diagonal, lu_factor, lu_solve
+from ._small import diagonal, largest, lu_factor, lu_solve, product
 from ._solver import AbstractLinearSolver
 
 _PRECISE = jax.lax.Precision.HIGHEST
@@ -19,7 +19,7 @@ def _refined(matrix: Array, b: Array, back: Callable, steps: int) -> Array:
     """x = A⁻¹b by the factors, then steps of iterative refinement: x ← x + A⁻¹(b − A x)."""
     x = back(b)
     for _ in range(steps):
-        x = x + back(b - jnp.matmul(matrix, x, precision=_PRECISE))
+        x = x + back(b - product(matrix, x))
     return x
 
 
@@ -29,7 +29,7 @@ def _product(operator: Operator, matrix: Array, transpose: bool) -> Callable:
     if operator.dense is not None:
         return (operator.transpose() if transpose else operator).mv
     a = matrix.T if transpose else matrix
-    return lambda x: _tree.unravel(jnp.matmul(a, _tree.ravel(x), precision=_PRECISE), x)
+    return lambda x: _tree.unravel(product(a, _tree.ravel(x)), x)
 
 
 def _reciprocal(size: Array) -> Array:
@@ -68,8 +68,8 @@ class LU(AbstractLinearSolver):
     def prepare(self, operator: Operator):
         matrix = operator.matrix()
         size = jnp.abs(matrix)
-        rows = _reciprocal(jnp.max(size, axis=1, initial=0))
-        columns = _reciprocal(jnp.max(size * rows[:, None], axis=0, initial=0))
+        rows = _reciprocal(largest(size, 1))
+        columns = _reciprocal(largest(size * rows[:, None], 0))
         lu, order = lu_factor(rows[:, None] * matrix * columns)
         singular = _singular(jnp.abs(diagonal(lu)))
         return matrix, lu, order, rows, jnp.where(singular, jnp.nan, columns)

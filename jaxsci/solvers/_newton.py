@@ -91,35 +91,37 @@ class Newton(optx.AbstractRootFinder):
         direction = jax.tree.map(jnp.negative, step)
         short = self._relative(direction, y)
 
-        def at(k):
-            new = residual(_tree.axpy(0.5**k, direction, y))
-            return k, new, _tree.norm(new)
+        def at(t):
+            new = residual(_tree.axpy(t, direction, y))
+            return t, new, _tree.norm(new)
+
+        shortest = 0.5**self.halvings
 
         def too_long(carry):
-            k, _, size = carry
+            t, _, size = carry
             # Along the Newton direction ‖F‖ falls like 1 − t: Armijo with constant 1e-4. Near the
             # solution rounding hides the descent, so a step inside the tolerance is taken as it is.
-            enough = (size <= (1 - 1e-4 * 0.5**k) * state.size) | (short <= 1)
-            return (k < self.halvings) & ~enough
+            enough = (size <= (1 - 1e-4 * t) * state.size) | (short <= 1)
+            return (t > shortest) & ~enough
 
-        first = at(jnp.zeros((), state.size.dtype))
+        first = at(jnp.ones((), state.size.dtype))
         if self.halvings > 0:
-            first = _tree.while_loop(too_long, lambda carry: at(carry[0] + 1), first)
-        k, new, size = first
-        stalled = (k >= self.halvings) & ~(size < state.size) & ~(short <= 1)
-        y = _tree.axpy(0.5**k, direction, y)
-        relative = jnp.where(k == 0, short, jnp.inf)
+            first = _tree.while_loop(too_long, lambda carry: at(carry[0] / 2), first)
+        t, new, size = first
+        stalled = (t <= shortest) & ~(size < state.size) & ~(short <= 1)
+        y = _tree.axpy(t, direction, y)
+        relative = jnp.where(t == 1, short, jnp.inf)
         if chord and direct:
             # The factors tell what one more step would be, but for a part of the size of this step. If
             # that is inside the tolerance, and a tenth of this step at most, it is taken as the last one.
             last, solved, _ = _solved(solver, operator, factors, new, direct)
             length = self._relative(last, y)
-            final = (k == 0) & solved & (length <= 1) & (length <= 0.1 * short)
+            final = (t == 1) & solved & (length <= 1) & (length <= 0.1 * short)
             y = _tree.where(final, _tree.axpy(-1.0, last, y), y)
             relative = jnp.where(final, length, relative)
         count = state.linear_iterations + iterations
         kept = None if state.factors is None else factors
-        return y, _NewtonState(new, size, relative, stalled, ~ok, count, kept), step, 0.5**k
+        return y, _NewtonState(new, size, relative, stalled, ~ok, count, kept), step, t
 
     def _factorised(self, residual, y, tags, near=None):
         """The linear solver, the Jacobian, and what the solver prepares for it."""
