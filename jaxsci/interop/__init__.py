@@ -7,5 +7,6 @@ from ._decorators import (
     root_jvp as root_jvp,
     root_vjp as root_vjp,
 )
+from ._diffrax import diffrax_root_finder as diffrax_root_finder
 from ._jaxopt import run as run
 from ._steady_state import steady_state as steady_state
