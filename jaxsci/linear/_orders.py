@@ -130,21 +130,25 @@ class Wavefront(AbstractOrder):
     """
 
     def prepare(self, operator):
-        return _five_points(operator, "Wavefront")
+        return self._parts(_five_points(operator, "Wavefront"))
+
+    def _parts(self, s):
+        """The coefficients; and above, left and center, below, right and center along the diagonals."""
+        ahead = _skewed(s[1], 0), _skewed(s[3], 0), _skewed(s[4], 1)
+        back = _skewed(_turned(s[7]), 0), _skewed(_turned(s[5]), 0), _skewed(_turned(s[4]), 1)
+        return s, ahead, back
 
     def transpose(self, parts):
-        return _stencil.transpose(parts)
+        return self._parts(_stencil.transpose(parts[0]))
 
     def scale(self, parts, r):
-        return jtu.tree_map(lambda r: _stencil.center(parts) * r, r)
+        return jtu.tree_map(lambda r: _stencil.center(parts[0]) * r, r)
 
     def forward(self, parts, omega, r):
-        return jtu.tree_map(lambda r: _fronts(parts[1], parts[3], parts[4] / omega, r), r)
+        return jtu.tree_map(lambda r: _fronts(*parts[1], omega, r), r)
 
     def backward(self, parts, omega, r):
-        flip = lambda x: x[::-1, ::-1]
-        down, right, center = flip(parts[7]), flip(parts[5]), flip(parts[4] / omega)
-        return jtu.tree_map(lambda r: flip(_fronts(down, right, center, flip(r))), r)
+        return jtu.tree_map(lambda r: _turned(_fronts(*parts[2], omega, _turned(r))), r)
 
 
 def _five_points(operator: Operator, who: str) -> Array:
@@ -155,22 +159,28 @@ def _five_points(operator: Operator, who: str) -> Array:
     return _stencil.coefficients(_stencil.on_grid(operator), tuple(grid.shape), grid.dtype, grid)
 
 
-def _fronts(up: Array, left: Array, pivots: Array, r: Array) -> Array:
-    """x with p xᵢⱼ = r − u xᵢ₋₁ⱼ − l xᵢⱼ₋₁."""
+def _turned(x: Array) -> Array:
+    return x[::-1, ::-1]
+
+
+def _skewed(x: Array, fill: float) -> Array:
+    """Entry (i, j) at (i + j, i): the rows are anti-diagonals."""
+    n, m = x.shape
+    # Row i moves by i to the right: a row is one shorter than what is cut into rows.
+    wide = jnp.pad(x, ((0, 0), (0, n)), constant_values=fill).ravel()
+    return wide[: n * (n + m - 1)].reshape(n, n + m - 1).T
+
+
+def _fronts(up: Array, left: Array, center: Array, omega: float | Array, r: Array) -> Array:
+    """x with c/ω xᵢⱼ = r − u xᵢ₋₁ⱼ − l xᵢⱼ₋₁; u, l and c skewed."""
     n, m = r.shape
 
-    def skewed(x, fill):
-        # Row i moves by i to the right: a row is one shorter than what is cut into rows.
-        wide = jnp.pad(x, ((0, 0), (0, n)), constant_values=fill).ravel()
-        return wide[: n * (n + m - 1)].reshape(n, n + m - 1).T
-
     def advance(before, row):
-        u, l, p, right = row
-        above = jnp.pad(before[:-1], (1, 0))
-        x = (right - u * above - l * before) / p
+        u, l, step, right = row
+        x = step * (right - u * jnp.pad(before[:-1], (1, 0)) - l * before)
         return x, x
 
-    rows = (skewed(up, 0), skewed(left, 0), skewed(pivots, 1), skewed(r, 0))
+    rows = (up, left, omega / center, _skewed(r, 0))
     fronts = jax.lax.scan(advance, _tree.vary_like(jnp.zeros_like(r[:, 0]), *rows), rows)[1]
     return jnp.pad(fronts.T.ravel(), (0, n)).reshape(n, n + m)[:, :m]
 
