@@ -84,3 +84,9 @@ def test_hyperparameters(monkeypatch, tmp_path):
     metrics = smoke("hyperparameters", monkeypatch, tmp_path, "hyperparameters.png")
     assert metrics["gradient_error"] < 1e-5
     assert metrics["gradient"]["validation"] < metrics["grid"]["validation"]
+
+
+def test_learned_relaxation(monkeypatch, tmp_path):
+    metrics = smoke("learned_relaxation", monkeypatch, tmp_path, "learned_relaxation.png")
+    assert metrics["difference_of_solutions"] < 1e-6
+    assert metrics["sweeps_learned"] < max(metrics["sweeps_fixed"].values())

@@ -18,6 +18,7 @@ import jax
 import jax.export
 import jax.numpy as jnp
 import lineax as lx
+import numpy as np
 import pytest
 
 import jaxsci as jsci
@@ -325,6 +326,36 @@ def linear_lu():
     return linear_solver_case(jsci.linear.LU())
 
 
+@case(jsci.solvers.NewtonKrylov, jsci.solvers.Chord, jsci.solvers.PseudoTransient)
+def newtons_family():
+    residual = jsci.Root(lambda y, a: y**3 + a * y - 1.0)
+    kinds = (jsci.solvers.NewtonKrylov, jsci.solvers.Chord, jsci.solvers.PseudoTransient)
+    many = [solved(residual, jnp.ones(3), jnp.arange(1.0, 4.0), kind(rtol=1e-4, atol=1e-4)) for kind in kinds]
+    return lambda y0, args: [f(y0, args) for f, _, _ in many], *many[0][1:]
+
+
+@case(jsci.linear.Sparse)
+def linear_sparse():
+    return linear_solver_case(jsci.linear.Sparse(np.ones((3, 3), bool)))
+
+
+@case(jsci.linear.IncompleteLU)
+def linear_incomplete():
+    near = jsci.linear.IncompleteLU(np.ones((3, 3), bool))
+    return linear_solver_case(jsci.linear.GMRES(rtol=1e-5, preconditioner=near))
+
+
+@case(pde.MethodOfLines)
+def lines():
+    cells = {"x": pde.Cells([0.0, 0.2, 0.5, 1.0])}
+    walls = [pde.Dirichlet("u", face("x"), 0.0) for face in (pde.low, pde.high)]
+    lines = pde.MethodOfLines(equations.Burgers(0.1), cells, walls)
+    # One implicit Euler step with the band.
+    step = jsci.Root(lambda y, y0: y - y0 - 0.1 * lines(0.0, y, None))
+    solver = jsci.solvers.Newton(1e-4, 1e-4, linear_solver=lines.linear_solver)
+    return solved(step, jnp.ones((3, 1)), jnp.ones((3, 1)), solver, jsci.ImplicitAdjoint(lines.linear_solver))
+
+
 @case(jsci.linear.Cholesky)
 def linear_cholesky():
     return linear_solver_case(jsci.linear.Cholesky())
@@ -368,6 +399,106 @@ def linear_function():
 @case(jsci.linear.GMRES)
 def linear_gmres():
     return linear_solver_case(jsci.linear.GMRES(rtol=1e-5))
+
+
+@case(jsci.linear.MINRES, jsci.linear.LSMR, jsci.linear.LeastSquaresSolution, jsci.linear.FGMRES)
+def linear_krylov():
+    loose = {"rtol": 1e-5}
+    inner = jsci.linear.FGMRES(preconditioner=jsci.linear.GMRES(restart=2, max_cycles=1), **loose)
+    solvers = (jsci.linear.MINRES(**loose), jsci.linear.LSMR(**loose), inner)
+    cases = [linear_solver_case(solver) for solver in solvers]
+    return lambda y0, args: [f(y0, args) for f, _, _ in cases], *cases[0][1:]
+
+
+@case(jsci.linear.DeflatedCG, jsci.linear.Kaczmarz, jsci.linear.SketchAndProject)
+def linear_deflated_and_sketched():
+    solvers = (
+        jsci.linear.DeflatedCG(jnp.ones((1, 3)), rtol=1e-5),
+        jsci.linear.Kaczmarz(rtol=1e-4),
+        jsci.linear.SketchAndProject(size=2, rtol=1e-4),
+    )
+    cases = [linear_solver_case(solver) for solver in solvers]
+    return lambda y0, args: [f(y0, args) for f, _, _ in cases], *cases[0][1:]
+
+
+@case(
+    jsci.linear.Jacobi,
+    jsci.linear.BlockJacobi,
+    jsci.linear.Chebyshev,
+    jsci.linear.Nystrom,
+    jsci.linear.SSOR,
+    jsci.linear.SSORCG,
+    jsci.linear.SOR,
+    jsci.linear.NaturalOrder,
+    jsci.linear.BandedOrder,
+)
+def linear_preconditioned():
+    made = (
+        jsci.linear.Jacobi(),
+        jsci.linear.BlockJacobi(1),
+        jsci.linear.Chebyshev(2),
+        jsci.linear.Nystrom(2, 1.0),
+        jsci.linear.SSOR(1.2, jsci.linear.BandedOrder(2)),
+    )
+    solvers = [jsci.linear.CG(rtol=1e-5, preconditioner=m) for m in made]
+    solvers += [jsci.linear.SSORCG(1.2, rtol=1e-5), jsci.linear.SOR(1.2, rtol=1e-5)]
+    cases = [linear_solver_case(solver) for solver in solvers]
+    return lambda y0, args: [f(y0, args) for f, _, _ in cases], *cases[0][1:]
+
+
+@case(jsci.linear.Multigrid, jsci.linear.AdditiveSchwarz, jsci.linear.Wavefront, jsci.linear.RedBlack)
+def linear_on_a_grid():
+    residual = jsci.Root(lambda y, a: 5 * y - jnp.roll(y, 1, 0) - jnp.roll(y, 1, 1) - a)
+    solvers = (
+        jsci.linear.GMRES(rtol=1e-5, preconditioner=jsci.linear.Multigrid(coarsest=2)),
+        jsci.linear.GMRES(rtol=1e-5, preconditioner=jsci.linear.AdditiveSchwarz((2, 2))),
+        jsci.linear.SOR(1.1, jsci.linear.Wavefront(), rtol=1e-5),
+        jsci.linear.SOR(1.1, jsci.linear.RedBlack(), rtol=1e-5),
+    )
+    adjoints = [jsci.ImplicitAdjoint(linear_solver=solver) for solver in solvers]
+    cases = [solved(residual, jnp.ones((5, 4)), jnp.ones((5, 4)), adjoint=adjoint) for adjoint in adjoints]
+    return lambda y0, args: [f(y0, args) for f, _, _ in cases], *cases[0][1:]
+
+
+@case(
+    jsci.linear.TsallisINF,
+    jsci.linear.ContextualTsallisINF,
+    jsci.linear.ChebCB,
+    jsci.linear.Choice,
+    gradient=False,
+)
+def learners_of_a_parameter():
+    grid = jnp.linspace(1.0, 1.9, 4)
+    learners = (
+        jsci.linear.TsallisINF(grid),
+        jsci.linear.ContextualTsallisINF(grid, 0.0, 1.0),
+        jsci.linear.ChebCB(grid, 0.0, 1.0),
+    )
+
+    def sequence(learners, contexts):
+        out = []
+        for learner in learners:
+
+            def one(state, context, learner=learner):
+                choice = learner.choose(state, jax.random.key(0), context)
+                return learner.update(state, choice, 1 + 9 * choice.value), choice.value
+
+            out.append(jax.lax.scan(one, learner.init(), contexts)[1])
+        return out
+
+    return sequence, learners, jnp.linspace(0.0, 1.0, 3)
+
+
+@case()
+def least_squares_by_products():
+    matrix = jnp.cos(jnp.arange(12.0)).reshape(4, 3)
+
+    def solve(matrix, b):
+        plain = jsci.linear.lsmr(lambda x: matrix @ x, b, matrix[0], rtol=1e-5).value
+        key = jax.random.key(0)
+        return jax.lax.stop_gradient((plain, jsci.linear.sketched_least_squares(matrix, b, key).value)), b
+
+    return solve, matrix, jnp.ones(4)
 
 
 def on_a_grid(equation, conditions, *names):

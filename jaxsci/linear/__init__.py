@@ -1,10 +1,14 @@
 """Linear solvers that are free of scale, checked, and run inside `jax.shard_map`."""
 
 from ._auto import StructureReport as StructureReport, auto as auto
+from ._banded import Banded as Banded
+from ._block import BlockDiagonal as BlockDiagonal, BlockTridiagonal as BlockTridiagonal
+from ._bordered import Bordered as Bordered
 from ._choice import default_solver as default_solver
 from ._dense import LU as LU, Cholesky as Cholesky, PseudoInverse as PseudoInverse
 from ._gmres import FGMRES as FGMRES, GMRES as GMRES
 from ._incomplete import IncompleteLU as IncompleteLU
+from ._kronecker import Kronecker as Kronecker
 from ._krylov import CG as CG, BiCGStab as BiCGStab
 from ._learned import (
     AbstractLearner as AbstractLearner,
@@ -13,6 +17,7 @@ from ._learned import (
     ContextualTsallisINF as ContextualTsallisINF,
     TsallisINF as TsallisINF,
 )
+from ._lineax import as_lineax as as_lineax
 from ._lsmr import LSMR as LSMR, LeastSquaresSolution as LeastSquaresSolution, lsmr as lsmr
 from ._minres import MINRES as MINRES
 from ._multigrid import AdditiveSchwarz as AdditiveSchwarz, Multigrid as Multigrid
@@ -50,3 +55,12 @@ from ._sketched import (
 )
 from ._solver import AbstractLinearSolver as AbstractLinearSolver
 from ._sparse import Sparse as Sparse
+from ._spectral import (
+    AbstractTransform as AbstractTransform,
+    Cosine as Cosine,
+    Fourier as Fourier,
+    Sine as Sine,
+    Spectral as Spectral,
+    laplacian_symbol as laplacian_symbol,
+)
+from ._verify import verify as verify

@@ -11,6 +11,7 @@ from .. import _tree
 from ._operator import Operator
 from ._small import diagonal, largest, lu_factor, lu_solve, product
 from ._solver import AbstractLinearSolver
+from ._verify import symmetry_faults
 
 _PRECISE = jax.lax.Precision.HIGHEST
 
@@ -118,6 +119,9 @@ class Cholesky(AbstractLinearSolver):
         x = _refined(matrix, v, back, self.refinements)
         x = x.conj() if transpose else x
         return _tree.unravel(x, b), jnp.array(0)
+
+    def faults(self, operator, seed):
+        return symmetry_faults(operator, seed, True)
 
 
 class PseudoInverse(AbstractLinearSolver):

@@ -51,6 +51,10 @@ class AbstractLinearSolver(eqx.Module):
         """What has to vanish for a solution with b − A x = `error`; it is checked relative to b."""
         return error
 
+    def faults(self, operator: Operator, seed: int) -> tuple[str, ...]:
+        """What this operator lacks for this solver, for `verify`; by default nothing is known of it."""
+        return ()
+
     def attempt(
         self, operator: Operator, prepared: Any, b: PyTree[Array], *, transpose: bool = False
     ) -> tuple[PyTree[Array], Array, Array, Array]:
