@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool
 
 from .. import _tree
 from .._solution import RESULTS
-from ..linear import CG, GMRES, AbstractLinearSolver, Operator
+from ..linear import CG, GMRES, AbstractLinearSolver, AbstractPreconditioner, Operator
 from ..linear._solver import check_linear_solver
 from ._globalization import Progress, backtrack, relative_length, start
 from ._newton import check_tolerances
@@ -21,6 +21,7 @@ from ._newton import check_tolerances
 class _State(eqx.Module):
     progress: Progress
     forcing: Array  # η of the next system
+    near: Array  # ‖M F‖₂ at the current point; ‖F‖₂ without a preconditioner
 
 
 class NewtonKrylov(optx.AbstractRootFinder):
@@ -35,10 +36,12 @@ class NewtonKrylov(optx.AbstractRootFinder):
     The `preconditioner` of the residual, if it has one, is used by a linear solver that has none of its
     own: on the right in GMRES, so that η is of the true residual. The implicit rule uses it transposed.
 
-    Stops when a full step is shorter than `atol + rtol ‖y‖` (root-mean-square norms); its linear system
-    was solved to η = 0.1 or better then. Plain JAX without callbacks, also inside `jax.shard_map`; keeps the
-    sharding of the unknown; under `vmap` every lane stops on its own. Also an
-    `optimistix.AbstractRootFinder`.
+    Stops when a full step, of a system that was solved to η = 0.1 or better, is shorter than
+    `atol + rtol ‖y‖` (root-mean-square norms), or when the next one will be: with the condition κ of M ∂F/∂y
+    that the Krylov solver's convergence shows, it is at most κ ‖s‖ ‖M F(y + s)‖ / ‖M F(y)‖.
+
+    Plain JAX without callbacks, also inside `jax.shard_map`; keeps the sharding of the unknown; under
+    `vmap` every lane stops on its own. Also an `optimistix.AbstractRootFinder`.
 
     **Arguments:**
 
@@ -102,7 +105,16 @@ class NewtonKrylov(optx.AbstractRootFinder):
 
     def init(self, fn, y, args, options, f_struct, aux_struct, tags):
         progress = start(lambda y: fn(y, args)[0], y)
-        return _State(progress, jnp.full_like(progress.size, self.first_forcing))
+        near = _tree.norm(self._near(options, y)(progress.f))
+        return _State(progress, jnp.full_like(progress.size, self.first_forcing), near)
+
+    def _near(self, options, y):
+        """M at y, if it is a function that does not have to be made first."""
+        own = None if self.linear_solver is None else vars(self.linear_solver).get("preconditioner")
+        if own is not None:
+            return (lambda r: r) if isinstance(own, AbstractPreconditioner) else own
+        near = options.get("preconditioner")
+        return (lambda r: r) if near is None else functools.partial(near, y)
 
     def step(self, fn, y, args, options, state, tags):
         residual = lambda y: fn(y, args)[0]
@@ -122,6 +134,7 @@ class NewtonKrylov(optx.AbstractRootFinder):
         t, f, size, gained = backtrack(
             residual, y, direction, before.size, 1 - jnp.minimum(rest, 1), short <= 1, self.halvings
         )
+        close = _tree.norm(self._near(options, y)(f))
         y = _tree.where(usable, _tree.axpy(t, direction, y), y)
 
         ratio = size / jnp.where(before.size == 0, 1, before.size)
@@ -130,6 +143,11 @@ class NewtonKrylov(optx.AbstractRootFinder):
         new = jnp.where(floor > 0.1, jnp.maximum(new, floor), new)
         # Not below what the last digits of F allow, nor zero.
         least = 30 * jnp.finfo(size.dtype).eps
+        # CG reduces the residual by q = (√κ − 1)/(√κ + 1) an iteration, about. In the norm that goes with it
+        # ‖A⁻¹r‖ lies between ‖M r‖ and κ ‖M r‖, times a constant that s = A⁻¹F(y) shows.
+        q = jnp.clip(rest, least, 1) ** (1 / jnp.maximum(iterations, 1))
+        condition = ((1 + q) / jnp.maximum(1 - q, least)) ** 2
+        ahead = short * condition * close / jnp.where(state.near == 0, 1, state.near)
         new = jnp.clip(new, least, self.largest_forcing).astype(size.dtype)
         # A short step of a system that was hardly solved tells nothing: solve the next one better.
         told = (t == 1) & (rest <= 0.1)
@@ -137,12 +155,12 @@ class NewtonKrylov(optx.AbstractRootFinder):
         progress = Progress(
             _tree.where(usable, f, before.f),
             jnp.where(usable, size, before.size),
-            jnp.where(told & usable, short, jnp.inf),
+            jnp.where(told & usable, jnp.minimum(short, ahead), jnp.inf),
             usable & ~gained,
             ~usable & (before.size > 0),
             before.linear_iterations + iterations,
         )
-        return y, _State(progress, new), None
+        return y, _State(progress, new, jnp.where(usable, close, state.near)), None
 
     def status(self, state) -> tuple[Bool[Array, ""], RESULTS]:
         """Whether to stop, and with which result."""
