@@ -88,11 +88,11 @@ class Regression(eqx.Module):
         free = jnp.einsum("ajk,ak,aik,ai->aj", vectors, inverse, vectors, right)
         bound = jnp.append(self.largest / self.scale, 2 * self.spread / self.scale / jnp.arange(1, m))
         inside = jnp.all(jnp.abs(free) <= bound, axis=1, keepdims=True)
-        start = jnp.clip(free, -bound, bound)
-        return jnp.where(inside, free, self._bounded(right, bound, start))
+        return jnp.where(inside, free, self._bounded(right, bound))
 
-    def _bounded(self, right: Array, bound: Array, start: Array) -> Array:
-        """min ½ θᵀG θ − hᵀθ for |θ| ≤ bound, by 30 sweeps over the coefficients."""
+    def _bounded(self, right: Array, bound: Array) -> Array:
+        """min ½ θᵀG θ − hᵀθ for |θ| ≤ bound, by 30 sweeps over the coefficients from those of the round
+        before, whose problem has one term less."""
         m = len(bound)
 
         def sweep(_, theta):
@@ -103,4 +103,4 @@ class Regression(eqx.Module):
                 theta = theta.at[:, j].set(jnp.where(pivot == 0, theta[:, j], moved))
             return theta
 
-        return _tree.fori_loop(30, sweep, start)
+        return _tree.fori_loop(30, sweep, jnp.clip(self.theta, -bound, bound))

@@ -53,7 +53,8 @@ class DeflatedCG(AbstractLinearSolver):
 
     def _images(self, operator: Operator):
         """W with rows of length one, A W, and the Cholesky factor of Wᴴ A W."""
-        rows = jax.lax.stop_gradient(self._rows())
+        rows = jax.lax.stop_gradient(jax.vmap(_tree.ravel)(self.basis))
+        rows = rows.astype(jnp.result_type(*jtu.tree_leaves(operator.like)))
         image = jax.vmap(lambda w: _tree.ravel(operator.mv(_tree.unravel(w, operator.like))))(rows)
         energy = _times(rows.conj(), image.T)
         # A zero row, and directions that depend on others but for rounding, get a unit pivot.
@@ -63,9 +64,6 @@ class DeflatedCG(AbstractLinearSolver):
         guard = 10 * len(rows) * jnp.finfo(size.dtype).eps
         scaled = scaled + jnp.diag(jnp.where(scale > 0, guard, 1).astype(scaled.dtype))
         return rows, image, jnp.linalg.cholesky(scaled), scale
-
-    def _rows(self):
-        return jax.vmap(_tree.ravel)(self.basis)
 
     def apply(self, operator, prepared, b, transpose):
         x, k, _ = self._iterate(operator, prepared, b, transpose, 0)
