@@ -251,10 +251,10 @@ def _lines(name: str, n: int):
     if name == "Burgers":
         walls = [pde.Dirichlet("u", face("x"), 0.0) for face in (pde.low, pde.high)]
         lines = pde.MethodOfLines(pde.Burgers(0.005), cells, walls)
-        return lines, lines.state({"u": jnp.sin(2 * jnp.pi * x)}), 0.5
+        return lines, lines.state({"u": jnp.sin(2 * jnp.pi * x)}), 0.1
     equation = pde.DiffusionSorption()
     lines = pde.MethodOfLines(equation, cells, equation.conditions())
-    return lines, lines.state({"u": 0.1 + 0 * x}), 200.0
+    return lines, lines.state({"u": 0.1 + 0 * x}), 50.0
 
 
 def _integrated(root_finder, tolerance: float):

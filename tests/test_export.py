@@ -356,6 +356,47 @@ def lines():
     return solved(step, jnp.ones((3, 1)), jnp.ones((3, 1)), solver, jsci.ImplicitAdjoint(lines.linear_solver))
 
 
+@case(jsci.linear.Banded)
+def linear_banded():
+    # Products of the Jacobian with vectors, and the transposed solve.
+    a = jnp.linspace(1.0, 2.0, 24)
+    fn = lambda y, a: y**3 + (2 + a) * y - jnp.roll(y, 1) - jnp.roll(y, -1) - 1.0
+    chain = lambda y, a: y**3 + (2 + a) * y - jnp.pad(y, (1, 0))[:-1] - jnp.pad(y, (0, 1))[1:] - 1.0
+    ring, plain = jsci.linear.Banded(1, 1, periodic=True), jsci.linear.Banded(1, 1)
+    wide = jsci.linear.Banded(5, 4)
+    problems = ((fn, ring), (chain, plain), (chain, wide))
+    many = [solved(jsci.Root(f), a, a, adjoint=jsci.ImplicitAdjoint(s))[0] for f, s in problems]
+    return lambda y, a: [f(y, a) for f in many], jnp.ones(24), a
+
+
+@case(jsci.linear.BlockDiagonal, jsci.linear.BlockTridiagonal, jsci.linear.Bordered)
+def linear_blocks():
+    block, chain = jsci.linear.BlockDiagonal(6), jsci.linear.BlockTridiagonal(2)
+    solvers = (block, chain, jsci.linear.BlockTridiagonal(2, parallel=True), jsci.linear.Bordered(chain, 2))
+    many = []
+    for solver in solvers:
+        a = jsci.linear.Operator(lambda x: 3 * x + jnp.flip(x), jnp.ones(6))
+        many.append(lambda b, a=a, s=solver: s.attempt(a, s.prepare(a), b, transpose=True)[0])
+    return lambda b: [f(b) for f in many], jnp.ones(6)
+
+
+@case(
+    jsci.linear.Kronecker,
+    jsci.linear.Spectral,
+    jsci.linear.Fourier,
+    jsci.linear.Sine,
+    jsci.linear.Cosine,
+)
+def linear_transforms():
+    ends = (jsci.linear.Sine(), jsci.linear.Cosine(), jsci.linear.Fourier())
+
+    def solve(b, a, h):
+        symbol = jsci.linear.laplacian_symbol(ends, (2, 3, 2), (h, h, h), 1.0)
+        return jsci.linear.Spectral(ends, symbol)(b), jsci.linear.Kronecker((a, a), h)(b[:9])
+
+    return solve, jnp.ones(12), jnp.eye(3), jnp.array(0.5)
+
+
 @case(jsci.linear.Cholesky)
 def linear_cholesky():
     return linear_solver_case(jsci.linear.Cholesky())
@@ -413,7 +454,7 @@ def linear_krylov():
 @case(jsci.linear.DeflatedCG, jsci.linear.Kaczmarz, jsci.linear.SketchAndProject)
 def linear_deflated_and_sketched():
     solvers = (
-        jsci.linear.DeflatedCG(jnp.ones((1, 3)), rtol=1e-5),
+        jsci.linear.DeflatedCG(jnp.ones((1, 3), jnp.float32), rtol=1e-5),
         jsci.linear.Kaczmarz(rtol=1e-4),
         jsci.linear.SketchAndProject(size=2, rtol=1e-4),
     )

@@ -29,6 +29,7 @@ from ._equation import (
     required as required,
 )
 from ._grid import Grid as Grid
+from ._method_of_lines import MethodOfLines as MethodOfLines
 from .equations import (
     Burgers as Burgers,
     DiffusionSorption as DiffusionSorption,

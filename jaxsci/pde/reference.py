@@ -4,7 +4,6 @@ from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 import diffrax
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import lineax as lx
@@ -14,8 +13,9 @@ from jaxtyping import Array, ArrayLike, Float
 
 from ._axes import Cells
 from ._conditions import Condition, Periodic
-from ._equation import AbstractEquation, Derivative, Derivatives, Point, count, required
+from ._equation import AbstractEquation
 from ._grid import Grid
+from ._method_of_lines import Rates
 
 
 class Tridiagonal(lx.AbstractLinearSolver):
@@ -122,7 +122,7 @@ def method_of_lines(
     **Raises:** `ValueError` for an equation that is not of first order in time.
     """
     conditions = tuple(conditions)
-    rates = _Rates(equation, Grid(space), conditions, time)
+    rates = Rates(equation, Grid(space), conditions, time)
     times = jnp.asarray(times)
     if solver is None:
         periodic = any(isinstance(condition, Periodic) for condition in conditions)
@@ -150,62 +150,3 @@ def method_of_lines(
     values = {field: solution.ys[:, i] for i, field in enumerate(equation.fields)}
     success = solution.result == diffrax.RESULTS.successful
     return Trajectory(values, solution.stats["num_steps"], success)
-
-
-class _Rates(eqx.Module):
-    """∂u/∂t of all fields, (n_fields, *cells) to the same."""
-
-    equation: AbstractEquation
-    grid: Grid
-    conditions: tuple[Condition, ...]
-    time: str = eqx.field(static=True)
-
-    def __check_init__(self):
-        name = type(self.equation).__name__
-        orders = {(d.field, d.order(self.time)) for d in required(self.equation)}
-        for field in self.equation.fields:
-            if (field, 1) not in orders or max(n for f, n in orders if f == field) > 1:
-                raise ValueError(
-                    f"{name} is not of first order in {self.time!r} for its field {field!r}: the "
-                    "method of lines needs one first time derivative of every field and none of "
-                    "higher order. Write it as a first-order system."
-                )
-        for derivative in required(self.equation):
-            if derivative.order(self.time) and len(derivative.along) > 1:
-                raise ValueError(
-                    f"{name} needs {derivative.name}, mixed in {self.time!r}; the method of lines "
-                    "takes the time derivative of the fields only."
-                )
-        if count(self.equation) != len(self.equation.fields):
-            raise ValueError(
-                f"{name} has {count(self.equation)} equations for {len(self.equation.fields)} "
-                "fields; expected as many equations as fields."
-            )
-
-    def __call__(self, t, u, args):
-        del args
-        equation, n = self.equation, len(self.equation.fields)
-        names = equation.fields, equation.coordinates
-        spatial = [d for d in required(equation) if not d.order(self.time)]
-        known = self.grid.fields(dict(zip(equation.fields, u, strict=True)), spatial, self.conditions)
-        shape = u.shape[1:]
-        point = {**dict(self.grid.point(u.dtype)), self.time: t}
-        flat = jax.tree.map(lambda array: jnp.broadcast_to(array, shape).reshape(-1), (dict(known), point))
-
-        def rate(known, point):
-            def residual(rates):
-                unknown = {
-                    Derivative(field, (self.time,)).name: rates[i] for i, field in enumerate(equation.fields)
-                }
-                r = equation.residual(Derivatives({**known, **unknown}, *names), Point(point))
-                return jnp.stack(r if isinstance(r, tuple | list) else [r])
-
-            # r(v) = r(0) + M v with one M everywhere, if the residual is affine. (To ask whether
-            # r(v) = 0 would be to ask rounding errors, where r(0) is nothing else.)
-            zero = jnp.zeros(n, u.dtype)
-            rest, mass = residual(zero), jax.jacfwd(residual)(zero)
-            rates = -rest / mass[0] if n == 1 else -jnp.linalg.solve(mass, rest)
-            change = jnp.max(jnp.abs(jax.jacfwd(residual)(rates) - mass))
-            return jnp.where(change <= 1e-3 * jnp.max(jnp.abs(mass)), rates, jnp.nan)
-
-        return jnp.moveaxis(jax.vmap(rate)(*flat), -1, 0).reshape(u.shape)
