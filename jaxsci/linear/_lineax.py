@@ -32,13 +32,8 @@ class _State(eqx.Module):
     conjugated: bool = eqx.field(static=True)
 
     def turned(self, transposed: bool, conjugated: bool) -> "_State":
-        return _State(
-            self.operator,
-            self.preconditioner,
-            self.prepared,
-            self.transposed != transposed,
-            self.conjugated != conjugated,
-        )
+        turned = self.transposed != transposed, self.conjugated != conjugated
+        return _State(self.operator, self.preconditioner, self.prepared, *turned)
 
 
 class _LineaxSolver(lx.AbstractLinearSolver):
@@ -62,7 +57,8 @@ class _LineaxSolver(lx.AbstractLinearSolver):
         x, residual, ok, steps = self.solver.attempt(operator, state.prepared, b, transpose=state.transposed)
         x = _tree.conj(x) if state.conjugated else x
         x = _tree.where(ok, x, jax.tree.map(lambda u: jnp.full_like(u, jnp.nan), x))
-        wanted = state.operator.out_structure() if state.transposed else state.operator.in_structure()
+        original = state.operator
+        wanted = original.out_structure() if state.transposed else original.in_structure()
         results = lx.RESULTS
         failed = results.where(steps > 0, results.breakdown, results.singular)
         result = results.where(ok, results.successful, failed)
@@ -82,8 +78,8 @@ class _LineaxSolver(lx.AbstractLinearSolver):
 def as_lineax(solver: AbstractLinearSolver) -> lx.AbstractLinearSolver:
     """The same solver for `lineax.linear_solve`, and so for Optimistix and Diffrax.
 
-    `optimistix.Newton(rtol, atol, linear_solver=as_lineax(Banded(1, 1)))`, and
-    `diffrax.Kvaerno5(root_finder=diffrax.VeryChord(rtol, atol, linear_solver=as_lineax(Banded(1, 1))))`.
+    `optimistix.Newton(rtol, atol, linear_solver=as_lineax(Banded(1, 1)))`, which is also a root finder for
+    the implicit solvers of Diffrax; `jaxsci.interop.diffrax_root_finder` factorises less often.
 
     Structured solvers take products with the operator, so a `lineax.JacobianLinearOperator` never becomes
     an array. Factors serve A, Aᵀ and their conjugates, so a gradient factorises nothing again. The option
@@ -99,7 +95,8 @@ def as_lineax(solver: AbstractLinearSolver) -> lx.AbstractLinearSolver:
 
     **Raises:** `TypeError` if `solver` is none; `ValueError` for an operator that is not square.
 
-    **Limits:** Lineax does not run inside `jax.shard_map`; the solvers themselves do.
+    **Limits:** `diffrax.VeryChord` wants a state of arrays only and refuses this one with a `TypeError`: it
+    holds A, to check the residual. Lineax does not run inside `jax.shard_map`; the solvers do.
     """
     check_linear_solver(solver)
     if solver is None:
