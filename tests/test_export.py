@@ -351,9 +351,10 @@ def lines():
     walls = [pde.Dirichlet("u", face("x"), 0.0) for face in (pde.low, pde.high)]
     lines = pde.MethodOfLines(equations.Burgers(0.1), cells, walls)
     # One implicit Euler step with the band.
-    step = jsci.Root(lambda y, y0: y - y0 - 0.1 * lines(0.0, y, None))
+    step = jsci.Root(lambda y, args: y - args[1] - 0.1 * args[0](0.0, y, None))
     solver = jsci.solvers.Newton(1e-4, 1e-4, linear_solver=lines.linear_solver)
-    return solved(step, jnp.ones((3, 1)), jnp.ones((3, 1)), solver, jsci.ImplicitAdjoint(lines.linear_solver))
+    adjoint = jsci.ImplicitAdjoint(lines.linear_solver)
+    return solved(step, jnp.ones((3, 1)), (lines, jnp.ones((3, 1))), solver, adjoint)
 
 
 @case(jsci.linear.Banded)
@@ -373,11 +374,12 @@ def linear_banded():
 def linear_blocks():
     block, chain = jsci.linear.BlockDiagonal(6), jsci.linear.BlockTridiagonal(2)
     solvers = (block, chain, jsci.linear.BlockTridiagonal(2, parallel=True), jsci.linear.Bordered(chain, 2))
-    many = []
-    for solver in solvers:
-        a = jsci.linear.Operator(lambda x: 3 * x + jnp.flip(x), jnp.ones(6))
-        many.append(lambda b, a=a, s=solver: s.attempt(a, s.prepare(a), b, transpose=True)[0])
-    return lambda b: [f(b) for f in many], jnp.ones(6)
+
+    def solve(b):
+        a = jsci.linear.Operator(lambda x: 3 * x + jnp.flip(x), b)
+        return [s.attempt(a, s.prepare(a), b, transpose=True)[0] for s in solvers]
+
+    return solve, jnp.ones(6)
 
 
 @case(

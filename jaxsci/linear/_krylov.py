@@ -10,6 +10,7 @@ from . import _stopping
 from ._operator import Operator
 from ._preconditioner import AbstractPreconditioner, preconditioner, prepare
 from ._solver import AbstractLinearSolver
+from ._verify import symmetry_faults
 
 
 class CG(AbstractLinearSolver):
@@ -59,6 +60,9 @@ class CG(AbstractLinearSolver):
 
         k, x, *_ = _tree.while_loop(unfinished, iterate, (0, x, b, z, _tree.dot(b, z).real))
         return _tree.conj(x) if transpose else x, k
+
+    def faults(self, operator, seed):
+        return symmetry_faults(operator, seed, True)
 
 
 class BiCGStab(AbstractLinearSolver):

@@ -10,6 +10,7 @@ from . import _stopping
 from ._operator import Operator
 from ._preconditioner import AbstractPreconditioner, preconditioner, prepare
 from ._solver import AbstractLinearSolver
+from ._verify import symmetry_faults
 
 
 class MINRES(AbstractLinearSolver):
@@ -87,3 +88,6 @@ class MINRES(AbstractLinearSolver):
         first = (0, zeros, b, zeros, b, z, (zeros, zeros), beta, trivial, trivial, beta)
         k, x, *_ = _tree.while_loop(unfinished, iterate, first)
         return _tree.conj(x) if transpose else x, k
+
+    def faults(self, operator, seed):
+        return symmetry_faults(operator, seed, False)
