@@ -40,10 +40,8 @@ CASES = {
     "LSMR": (LSMR(), GENERAL, frozenset()),
     "GMRES, left": (GMRES(left=Jacobi(), restart=6), GENERAL, frozenset()),
     "GMRES, restart of a learner": (GMRES(restart=jnp.array(5), max_restart=9), GENERAL, frozenset()),
-    "FGMRES": (FGMRES(restart=6), GENERAL, frozenset()),
     "FGMRES, inner GMRES": (FGMRES(preconditioner=GMRES(restart=3, max_cycles=1)), GENERAL, frozenset()),
     "DeflatedCG": (DeflatedCG(DIRECTIONS), POSITIVE, SPD),
-    "DeflatedCG, nothing known": (DeflatedCG.empty(jnp.zeros(N), 2), POSITIVE, SPD),
 }
 
 
@@ -78,7 +76,7 @@ def test_against_numpy(name):
     np.testing.assert_allclose(transposed, np.linalg.solve(matrix.T, b), rtol=1e-10, atol=1e-12)
 
 
-@pytest.mark.parametrize("name", ["MINRES", "LSMR", "FGMRES", "DeflatedCG"])
+@pytest.mark.parametrize("name", ["MINRES", "LSMR", "DeflatedCG"])
 def test_complex(name):
     solver, matrix, _ = CASES[name]
     if name in ("MINRES", "DeflatedCG"):
@@ -95,7 +93,7 @@ def test_complex(name):
 
 
 def test_float32():
-    for name in ("MINRES", "LSMR", "GMRES, left", "FGMRES", "DeflatedCG"):
+    for name in ("MINRES", "LSMR", "DeflatedCG"):
         solver, matrix, tags = CASES[name]
         if name == "DeflatedCG":
             solver = DeflatedCG(DIRECTIONS.astype(jnp.float32))

@@ -79,19 +79,22 @@ def test_fit_of_chebcb():
         free = np.linalg.lstsq(rows, right, rcond=None)[0]
         broken += np.any(np.abs(free) > bound)
         expected = scipy.optimize.lsq_linear(rows, right, (-bound, bound), tol=1e-14).x
-        np.testing.assert_allclose(state.theta[arm], expected, rtol=1e-6, atol=1e-8)
+        loss = lambda theta, rows=rows, right=right: np.sum((rows @ theta - right) ** 2)
+        assert np.all(np.abs(state.theta[arm]) <= bound * (1 + 1e-12)) or not np.any(np.abs(free) > bound)
+        # Of a problem that is nearly degenerate: the least value, and not the coefficients.
+        np.testing.assert_allclose(loss(state.theta[arm]), loss(expected), rtol=1e-5, atol=1e-14)
     assert broken >= 1  # the bounds have had a part in it
 
 
 def test_they_learn():
-    contexts = jax.random.uniform(jax.random.key(0), (1500,))
-    fixed = np.asarray(cost(contexts[:, None], GRID)).mean(0)
-    ideal = np.asarray(cost(contexts[:, None], GRID)).min(1).mean()
+    contexts = jax.random.uniform(jax.random.key(0), (900,))
+    every = np.asarray(cost(contexts[-300:, None], GRID))
+    fixed, ideal = every.mean(0), every.min(1).mean()
     last, probabilities = {}, {}
     for learner in (TsallisINF(GRID), ContextualTsallisINF(GRID, 0.0, 1.0, bins=4), ChebCB(GRID, 0.0, 1.0)):
         state, spent = jax.jit(lambda key, learner=learner: run(learner, contexts, key))(jax.random.key(1))
         name = type(learner).__name__
-        last[name] = float(spent[-500:].mean())
+        last[name] = float(spent[-300:].mean())
         probabilities[name] = np.asarray([learner.probabilities(state, c) for c in (0.0, 1.0)])
     assert last["TsallisINF"] < 0.4 * fixed.mean()
     assert last["ContextualTsallisINF"] < last["TsallisINF"]

@@ -152,7 +152,8 @@ class Chebyshev(AbstractPreconditioner):
 
     **Arguments:**
 
-    - `degree`: k, the number of factors; k − 1 products.
+    - `degree`: k, the number of factors; k − 1 products. A traced integer, such as what a learner has
+      chosen, makes a loop that JAX cannot transpose: enough for CG and MINRES, which do not ask for Mᵀ.
     - `bounds`: (low, high), in units of A. None: from `steps` steps of Lanczos; high is the largest Ritz
       value and the norm of its residual, low the smallest Ritz value.
     - `steps`: of Lanczos.
@@ -162,12 +163,12 @@ class Chebyshev(AbstractPreconditioner):
     **Reference:** Saad, Iterative Methods for Sparse Linear Systems, 2003, section 12.3.
     """
 
-    degree: int = eqx.field(static=True)
+    degree: int | Array
     bounds: tuple | None = None
     steps: int = eqx.field(static=True, default=12)
 
     def __check_init__(self):
-        if isinstance(self.degree, bool) or not isinstance(self.degree, int) or self.degree < 1:
+        if not isinstance(self.degree, jax.Array) and not self.degree >= 1:
             raise ValueError(f"`degree` of Chebyshev is {self.degree!r}; expected an int ≥ 1.")
 
     def prepare(self, operator: Operator):
@@ -181,18 +182,21 @@ class Chebyshev(AbstractPreconditioner):
         width = jnp.maximum((high - low) / 2, 16 * jnp.finfo(center.dtype).eps * center)
         # T_{j+1}(s) = 2 s T_j(s) − T_{j−1}(s) at s = c/d gives ρ_j = T_{j−1}/T_j; x_k is p(A) r.
         x = _tree.scaled(1 / center, r)
-        step, rest = x, r
-        rho = width / center
-        for _ in range(self.degree - 1):
+
+        def advance(carry):
+            k, x, step, rest, rho = carry
             rest = _tree.axpy(-1.0, operator.mv(step), rest)
             new = 1 / (2 * center / width - rho)
-            step = jtu.tree_map(
-                lambda s, r, new=new, rho=rho: (new * rho * s + 2 * new / width * r).astype(s.dtype),
-                step,
-                rest,
-            )
-            x, rho = _tree.axpy(1.0, step, x), new
-        return x
+            both = lambda s, r: (new * rho * s + 2 * new / width * r).astype(s.dtype)
+            step = jtu.tree_map(both, step, rest)
+            return k + 1, _tree.axpy(1.0, step, x), step, rest, new
+
+        carry = (1, x, x, r, width / center)
+        if isinstance(self.degree, jax.Array):
+            return _tree.while_loop(lambda carry: carry[0] < self.degree, advance, carry)[1]
+        for _ in range(self.degree - 1):
+            carry = advance(carry)
+        return carry[1]
 
 
 def eigenvalue_bounds(operator: Operator, steps: int = 12) -> tuple[Array, Array]:
