@@ -1,9 +1,9 @@
 """Elimination along a band, a block of rows after the other, with partial pivoting.
 
-A block has k rows and touches k + w unknowns, of which the first k are touched by no later one. With the l
-rows that earlier blocks have left over, the LU factorisation of those k columns of l + k rows eliminates
-them. l ghost unknowns before the first row, which are zero, start it. Products of blocks do the work: quick
-on CPUs for a wide band, but one block waits for the other.
+A block has k rows and touches k + w unknowns, of which the first k are touched by no later one. They
+are eliminated by an LU factorisation of its rows and the l that earlier blocks have left over. l ghost
+unknowns before the first row, which are zero, start it. LAPACK does the work: good on CPUs for a wide band,
+but one block waits for the other.
 """
 
 from typing import NamedTuple
@@ -43,25 +43,24 @@ def factor(slabs: Num[Array, "T k k+w"], l: int) -> tuple[Sweep, list[Array]]:
     )
 
     def step(rows, slab):
+        # The whole window is factorised, and the rows that are left over with it: one call of LAPACK does
+        # all that is to be done in a row.
         window = jnp.concatenate([jnp.pad(rows, ((0, 0), (0, k))), slab])
-        lu, _, order = jax.lax.linalg.lu(window[:, :k])
-        right = window[order, k:]
-        upper = solve(lu[:k], right[:k], True)
-        return right[k:] - _multiply(lu[k:], upper), (lu, order, upper)
+        lu, pivots, _ = jax.lax.linalg.lu(window)
+        return jnp.triu(lu[k:, k:]), (lu, pivots)
 
     first = _tree.vary_like(jnp.eye(l, w, dtype=slabs.dtype), slabs)
-    rest, (lu, order, upper) = jax.lax.scan(step, first, slabs)
+    rest, (lu, pivots) = jax.lax.scan(step, first, slabs)
+    order = jax.lax.linalg.lu_pivots_to_permutation(pivots, l + k)
 
-    def inverses(lu, order, upper):
-        permutation = identity[order]
-        lowered = solve(lu[:k], permutation[:k], True)
-        below = permutation[k:] - _multiply(lu[k:], lowered)
-        both = solve(lu[:k], jnp.concatenate([lowered, upper], axis=1), False)
-        return jnp.concatenate([both[:, : l + k], below]), both[:, l + k :]
+    def inverses(lu, order):
+        lowered = solve(lu[:, : l + k], identity[order], True)
+        both = solve(lu[:k, :k], jnp.concatenate([lowered[:k], lu[:k, k:]], axis=1), False)
+        return jnp.concatenate([both[:, : l + k], lowered[k:]]), both[:, l + k :]
 
-    forward, backward = jax.vmap(inverses)(lu, order, upper)
+    forward, backward = jax.vmap(inverses)(lu, order)
     last = lu_factor(rest[:, :l])
-    sizes = [jnp.abs(jax.vmap(lambda a: diagonal(a[:k]))(lu)), jnp.abs(diagonal(last[0]))]
+    sizes = [jnp.abs(jax.vmap(lambda a: diagonal(a[:k, :k]))(lu)), jnp.abs(diagonal(last[0]))]
     return Sweep(forward, backward, last), sizes
 
 
