@@ -155,7 +155,7 @@ def _settings(name: str, n: int, dtype) -> dict[str, Callable]:
     }
     if dtype == jnp.float32:
         return found
-    peer_cg = lx.CG(rtol=1e-3, atol=1e-3, max_steps=5000)
+    peer_cg = lx.CG(rtol=1e-3, atol=1e-6, max_steps=5000)
     adjoint = optx.ImplicitAdjoint(linear_solver=lx.CG(rtol=1e-9, atol=1e-9, max_steps=20000))
     newton = optx.Newton(1e-8, 1e-8, linear_solver=peer_cg)
     lbfgs = jaxopt.LBFGS(
