@@ -20,6 +20,9 @@ from ._verify import pattern_faults
 NARROW = 8
 """Up to this lower + upper, chunks side by side are quicker on a CPU than blocks in a row."""
 
+SELECTED = 8
+"""Up to this number of products an entry is picked by comparisons: a gather takes four times as long."""
+
 
 def products(operator: Operator, vectors: Num[Array, "k n"]) -> Num[Array, "k n"]:
     """A times each of the vectors."""
@@ -86,12 +89,19 @@ def band_of(
     """
     n, width = operator.size, lower + upper + 1
     color, count = _colors(n, width)
-    probes = color(jnp.arange(n)) == jnp.arange(count)[:, None]
+    rows = jnp.arange(n, dtype=jnp.int32)
+    probes = color(rows) == jnp.arange(count, dtype=jnp.int32)[:, None]
     found = products(operator, probes.astype(dtype_of(operator)))
-    columns = jnp.arange(n) - lower + jnp.arange(width)[:, None]
+    columns = rows - lower + jnp.arange(width, dtype=jnp.int32)[:, None]
     inside = (columns >= 0) & (columns < n)
     columns = columns % n
-    band = jnp.take_along_axis(found, color(columns), axis=0)
+    colors = color(columns)
+    if count <= SELECTED:
+        band = jnp.zeros((width, n), found.dtype)
+        for k in range(count):
+            band = jnp.where(colors == k, found[k], band)
+    else:
+        band = jnp.take_along_axis(found, colors, axis=0)
     return (band if periodic else jnp.where(inside, band, 0)), columns
 
 
