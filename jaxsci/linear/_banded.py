@@ -88,13 +88,14 @@ def band_of(
     it is not periodic) count as zero.
     """
     n, width = operator.size, lower + upper + 1
-    color, count = _colors(n, width)
+    color, count = _colors(n, width) if periodic else (lambda j: jax.lax.rem(j, jnp.int32(width)), width)
     rows = jnp.arange(n, dtype=jnp.int32)
     probes = color(rows) == jnp.arange(count, dtype=jnp.int32)[:, None]
     found = products(operator, probes.astype(dtype_of(operator)))
     columns = rows - lower + jnp.arange(width, dtype=jnp.int32)[:, None]
     inside = (columns >= 0) & (columns < n)
-    columns = columns % n
+    columns = jnp.where(columns < 0, columns + n, jnp.where(columns < n, columns, columns - n))
+    columns = jnp.clip(columns, 0, n - 1)
     colors = color(columns)
     if count <= SELECTED:
         band = jnp.zeros((width, n), found.dtype)
