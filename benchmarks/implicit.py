@@ -233,7 +233,8 @@ def _poisson(quick: bool) -> Problem:
     cg = jsci.linear.CG(rtol=1e-10)
     inexact = jsci.linear.CG(rtol=1e-3, check=1.0)
     plain = jsci.Root(lambda u, t: residual(u, t), tags=residual.tags)
-    peer_cg = lx.CG(rtol=1e-3, atol=1e-3)
+    # Lineax stops when every entry is below atol + rtol |entry|: the best of twelve pairs that were tried.
+    peer_cg = lx.CG(rtol=1e-3, atol=1e-6)
     f = lambda u, t: residual(u, t)
     by_rule = jaxopt.implicit_diff.custom_root(
         f, solve=functools.partial(_linear_cg(1e-10), M=residual.preconditioner(start, theta))
@@ -247,14 +248,21 @@ def _poisson(quick: bool) -> Problem:
         "jaxsci, Newton-CG, sine transform": _ours(
             residual, jsci.solvers.Newton(1e-9, 1e-9, linear_solver=inexact), start, cg
         ),
+        "jaxsci, Newton-CG, sine transform, 1e-6": _ours(
+            residual,
+            jsci.solvers.Newton(1e-6, 1e-6, linear_solver=inexact),
+            start,
+            jsci.linear.CG(rtol=1e-8),
+        ),
         "jaxsci, Newton-CG": _ours(plain, jsci.solvers.Newton(1e-9, 1e-9, linear_solver=inexact), start, cg),
         "optimistix, Newton-CG, CG": _optimistix(
             optx.root_find,
             f,
-            optx.Newton(1e-8, 1e-8, linear_solver=peer_cg),
+            optx.Newton(1e-5, 1e-5, linear_solver=peer_cg),
             start,
-            optx.ImplicitAdjoint(linear_solver=lx.CG(rtol=1e-9, atol=1e-9, max_steps=5000)),
+            optx.ImplicitAdjoint(linear_solver=lx.CG(rtol=1e-8, atol=1e-8, max_steps=5000)),
             tags=residual.tags,
+            throw=False,
         ),
         "jaxopt, LBFGS on the energy, CG": _jaxopt(
             jaxopt.LBFGS(
@@ -298,23 +306,28 @@ def _equilibrium(quick: bool) -> Problem:
     layer = lambda z, t: jnp.tanh(z @ t[0] + x @ t[1])
     start = jnp.zeros((batch, width))
     fixed = jsci.FixedPoint(layer)
-    anderson = jsci.solvers.Anderson(1e-9, 1e-9)
-    picard = optx.FixedPointIteration(1e-9, 1e-9)
-    gmres, stable = jsci.linear.GMRES(rtol=1e-9), jsci.linear.BiCGStab(rtol=1e-9)
-    bicgstab = functools.partial(jaxopt.linear_solve.solve_bicgstab, tol=1e-9)
-    adjoint = optx.ImplicitAdjoint(linear_solver=lx.BiCGStab(rtol=1e-9, atol=1e-9))
-    settings = {
-        "jaxsci, Anderson, GMRES": _ours(fixed, anderson, start, gmres),
-        "jaxsci, Anderson, BiCGStab": _ours(fixed, anderson, start, stable),
-        "jaxsci, Picard, BiCGStab": _ours(fixed, picard, start, stable),
-        "jaxopt, Anderson, BiCGStab": _jaxopt(
-            jaxopt.AndersonAcceleration(layer, tol=1e-8, maxiter=500, implicit_diff_solve=bicgstab), start
-        ),
-        "jaxopt, Picard, BiCGStab": _jaxopt(
-            jaxopt.FixedPointIteration(layer, tol=1e-8, maxiter=500, implicit_diff_solve=bicgstab), start
-        ),
-        "optimistix, Picard, BiCGStab": _optimistix(optx.fixed_point, layer, picard, start, adjoint),
-    }
+    settings: dict[str, Callable] = {}
+    for tol in (1e-7, 1e-9):
+        anderson = jsci.solvers.Anderson(tol, tol)
+        own, picard = jsci.solvers.Picard(tol, tol), optx.FixedPointIteration(tol, tol)
+        gmres, stable = jsci.linear.GMRES(rtol=tol), jsci.linear.BiCGStab(rtol=tol)
+        bicgstab = functools.partial(jaxopt.linear_solve.solve_bicgstab, tol=tol)
+        adjoint = optx.ImplicitAdjoint(linear_solver=lx.BiCGStab(rtol=tol, atol=tol))
+        # The same tolerance: JAXopt's is of the length of the step, ours of its root-mean-square.
+        options = {"tol": tol * start.size**0.5, "maxiter": 500, "implicit_diff_solve": bicgstab}
+        settings |= {
+            f"jaxsci, Anderson, GMRES, {tol}": _ours(fixed, anderson, start, gmres),
+            f"jaxsci, Anderson, BiCGStab, {tol}": _ours(fixed, anderson, start, stable),
+            f"jaxsci, Picard, GMRES, {tol}": _ours(fixed, own, start, gmres),
+            f"jaxsci, Picard, BiCGStab, {tol}": _ours(fixed, own, start, stable),
+            f"jaxopt, Anderson, BiCGStab, {tol}": _jaxopt(
+                jaxopt.AndersonAcceleration(layer, **options), start
+            ),
+            f"jaxopt, Picard, BiCGStab, {tol}": _jaxopt(jaxopt.FixedPointIteration(layer, **options), start),
+            f"optimistix, Picard, BiCGStab, {tol}": _optimistix(
+                optx.fixed_point, layer, picard, start, adjoint
+            ),
+        }
     exact = _ours(fixed, jsci.solvers.Anderson(1e-13, 1e-13), start, jsci.linear.GMRES())
     return Problem(
         f"equilibrium network, width {width}", theta, settings, lambda z: jnp.sum(jnp.sin(z)), exact
@@ -339,8 +352,8 @@ def _programs(quick: bool) -> Problem:
         (g @ inside)[..., 0] + 0.1 + jnp.asarray(rng.random((lanes, k))),
     )
 
-    def osqp(tol):
-        solver = jaxopt.OSQP(tol=tol, maxiter=20000)
+    def osqp(tol, **backward):
+        solver = jaxopt.OSQP(tol=tol, maxiter=20000, **backward)
         one = lambda p, q, a, b, g, h: (
             solver.run(params_obj=(p, q), params_eq=(a, b), params_ineq=(g, h)).params.primal
         )
@@ -364,12 +377,27 @@ def _programs(quick: bool) -> Problem:
 
         return jax.vmap(one)(*theta, active)
 
+    def symmetric(solve):
+        """A gradient in P is defined by what every library is given, a symmetric P."""
+        return lambda theta: solve(((theta[0] + theta[0].transpose(0, 2, 1)) / 2, *theta[1:]))
+
     settings = {
-        "jaxsci, QPLayer": ours,
-        "jaxopt, OSQP, 1e-4": osqp(1e-4),
-        "jaxopt, OSQP, 1e-8": osqp(1e-8),
+        "jaxsci, QPLayer": symmetric(ours),
+        "jaxopt, OSQP, 1e-4": symmetric(osqp(1e-4)),
+        "jaxopt, OSQP, 1e-8, BiCGStab": symmetric(
+            osqp(1e-8, implicit_diff_solve=functools.partial(jaxopt.linear_solve.solve_bicgstab, tol=1e-9))
+        ),
+        "jaxopt, OSQP, 1e-8, normal CG": symmetric(
+            osqp(
+                1e-8,
+                implicit_diff_solve=functools.partial(
+                    jaxopt.linear_solve.solve_normal_cg, tol=1e-9, maxiter=2000
+                ),
+            )
+        ),
     }
-    return Problem(f"{lanes} quadratic programs", theta, settings, lambda x: jnp.sum(jnp.sin(x)), exact)
+    name = f"{lanes} quadratic programs"
+    return Problem(name, theta, settings, lambda x: jnp.sum(jnp.sin(x)), symmetric(exact))
 
 
 PROBLEMS = (_ridge, _logistic, _roots, _poisson, _equilibrium, _programs)

@@ -201,7 +201,7 @@ def _check_problem(residual: Any, solver: Any, adjoint: Any, max_steps: Any) -> 
     ):
         raise TypeError(
             f"`adjoint` is a {type(adjoint).__name__}, and {type(solver).__name__} makes steps that are not "
-            "to be differentiated. Unroll jaxsci.solvers.Newton or a solver of optimistix, or use "
+            "to be differentiated. Unroll jaxsci.solvers.Newton or Picard or a solver of optimistix, or use "
             "jaxsci.ImplicitAdjoint()."
         )
     if isinstance(max_steps, bool) or not isinstance(max_steps, int) or max_steps < 1:

@@ -146,10 +146,10 @@ def root_of_a_batch():
     return jax.vmap(solve, (None, 0)), y0, jnp.stack([args, 2 * args])
 
 
-@case(jsci.FixedPoint)
+@case(jsci.FixedPoint, jsci.solvers.Picard)
 def fixed_point():
     residual = jsci.FixedPoint(lambda y, w: jnp.tanh(w @ y + 1.0))
-    return solved(residual, jnp.ones(3), 0.3 * jnp.eye(3))
+    return solved(residual, jnp.ones(3), 0.3 * jnp.eye(3), jsci.solvers.Picard(1e-4, 1e-4))
 
 
 @case(jsci.solvers.Anderson, layers.FixedPointLayer)

@@ -11,7 +11,7 @@ from jax.sharding import PartitionSpec
 
 import jaxsci as jsci
 from jaxsci.layers import ArgminLayer, FixedPointLayer, ImplicitLayer
-from jaxsci.solvers import Anderson, Broyden
+from jaxsci.solvers import Anderson, Broyden, Picard
 
 OK = jsci.RESULTS.successful
 
@@ -81,6 +81,26 @@ def test_anderson_needs_fewer_steps():
     assert np.all(counts[:3] < plain[:3]) and counts[2] < plain[2] / 3
     np.testing.assert_allclose(fast.value[:3], slow.value[:3], rtol=1e-7)
     assert not (slow.result == OK)[3]  # the last is no contraction
+
+
+def test_picard():
+    """y = c − 1.4 y repels y ← T(y), and the damped iteration contracts by 0.2; lanes stop on their own."""
+    residual = jsci.FixedPoint(lambda y, c: c - 1.4 * y)
+    starts = jnp.stack([jnp.ones(2), jnp.full(2, 1e6)])
+
+    def run(solver, c, adjoint=jsci.ImplicitAdjoint()):
+        one = lambda y: jsci.solve(residual, solver, y, c, adjoint=adjoint, throw=False, max_steps=60)
+        return jax.vmap(one)(starts)
+
+    c = jnp.array([1.0, -3.0])
+    damped = Picard(1e-12, 1e-12, damping=0.5)
+    found = jax.jit(lambda c: run(damped, c))(c)
+    assert np.all(found.result == OK) and found.stats.steps[0] < found.stats.steps[1] < 60
+    np.testing.assert_allclose(found.value, jnp.stack([c, c]) / 2.4, rtol=1e-11)
+    lost = jax.jit(lambda c: run(Picard(1e-12, 1e-12), c))(c)
+    assert not np.any(lost.result == OK)
+    unrolled = jax.jacobian(lambda c: run(damped, c, jsci.UnrolledAdjoint()).value[0])(c)
+    np.testing.assert_allclose(unrolled, np.eye(2) / 2.4, atol=1e-11)
 
 
 def test_anderson_goes_on_where_acceleration_misleads():
@@ -194,6 +214,7 @@ def test_mistakes_are_named():
         lambda: Anderson(1e-6, 1e-6, mixing=0.0),
         lambda: Anderson(1e-6, 1e-6, regularization=-1.0),
         lambda: Anderson(0.0, 0.0),
+        lambda: Picard(1e-6, 1e-6, damping=0.0),
         lambda: Broyden(1e-6, 1e-6, memory=0),
         lambda: ArgminLayer(jnp.sum, 1.0, projection=jnp.sum, prox=jnp.sum),
         lambda: FixedPointLayer(lambda z, x: z[:2])(jnp.ones(3)),

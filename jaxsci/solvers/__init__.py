@@ -10,4 +10,5 @@ from ._interior_point import InteriorPoint as InteriorPoint
 from ._levenberg_marquardt import LevenbergMarquardt as LevenbergMarquardt
 from ._newton import Newton as Newton
 from ._newton_krylov import NewtonKrylov as NewtonKrylov
+from ._picard import Picard as Picard
 from ._pseudo_transient import PseudoTransient as PseudoTransient

@@ -12,6 +12,7 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 from .. import _tree
 from .._solution import RESULTS
 from ._newton import check_tolerances
+from ._picard import fixed_point_residual, fixed_point_status
 
 
 class _State(eqx.Module):
@@ -104,14 +105,7 @@ class Anderson(optx.AbstractFixedPointSolver):
 
     def _evaluate(self, fn, y, args):
         """T(y) − y, its norm, and its norm in units of the tolerance."""
-        image = fn(y, args)[0]
-        if jtu.tree_map(jnp.shape, image) != jtu.tree_map(jnp.shape, y):
-            raise ValueError(
-                f"The fixed-point map returns arrays of shapes {jtu.tree_map(jnp.shape, image)}, but the "
-                f"unknown `y` has shapes {jtu.tree_map(jnp.shape, y)}; expected the same. Reshape what the "
-                "map returns, or start from a guess of its shape."
-            )
-        f = jtu.tree_map(lambda g, x: (g - x).astype(x.dtype), image, y)
+        f = fixed_point_residual(fn, y, args)
         size, count = _tree.norm(f), max(_tree.size(y), 1) ** 0.5
         return f, size, size / count / (self.atol + self.rtol * _tree.norm(y) / count)
 
@@ -165,9 +159,7 @@ class Anderson(optx.AbstractFixedPointSolver):
 
     def status(self, state) -> tuple[Bool[Array, ""], RESULTS]:
         """Whether to stop, and with which result."""
-        converged = (state.relative <= 1) | (state.size == 0)
-        finite = jnp.isfinite(state.size)
-        return converged | ~finite, RESULTS.where(finite, RESULTS.successful, RESULTS.nonfinite)
+        return fixed_point_status(state)
 
     def terminate(self, fn, y, args, options, state, tags):
         done, result = self.status(state)

@@ -22,12 +22,14 @@ from ._interior_point import InteriorPoint
 from ._levenberg_marquardt import LevenbergMarquardt
 from ._newton import Newton
 from ._newton_krylov import NewtonKrylov
+from ._picard import Picard
 from ._pseudo_transient import PseudoTransient
 
 PLAIN = (
     Newton,
     LevenbergMarquardt,
     BFGS,
+    Picard,
     Anderson,
     Broyden,
     InteriorPoint,
@@ -37,7 +39,7 @@ PLAIN = (
 )
 """The solvers that run in `iterate`: plain JAX, also inside `jax.shard_map`."""
 
-UNROLLABLE = (Newton,)
+UNROLLABLE = (Newton, Picard)
 """Those of them whose steps can be differentiated; the others search in loops."""
 
 
