@@ -21,7 +21,7 @@ if "gradients" in sys.argv:
     os.environ.setdefault("JAX_ENABLE_X64", "1")  # its problems are arrays made at import
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flags}".strip()
 
-from ._harness import main
+from ._harness import main  # noqa: E402
 
 if __name__ == "__main__":
     raise SystemExit(main())
