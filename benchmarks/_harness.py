@@ -119,6 +119,29 @@ def measure(fn: Callable, *args: Any, repeats: int = 5) -> Measurement:
     nothing is folded away as a constant; everything else is static. One run warms up, then
     `repeats` runs are timed, each until its results are ready.
     """
+    program = compiled(fn, *args)
+    return dataclasses.replace(measure_host(program.run, repeats=repeats), **program.as_fields())
+
+
+def measure_host(fn: Callable, *args: Any, repeats: int = 5) -> Measurement:
+    """Times `fn(*args)` as it is: a SciPy call, or a whole script step. One run warms up."""
+    return measure_in_turns({"": lambda: fn(*args)}, repeats=repeats)[""]
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """A compiled function with its arguments."""
+
+    run: Callable[[], Any]
+    compile_s: float
+    memory: Mapping[str, int]
+
+    def as_fields(self) -> dict[str, Any]:
+        return {"compile_s": self.compile_s, "memory": self.memory}
+
+
+def compiled(fn: Callable, *args: Any) -> Program:
+    """`fn(*args)`, compiled; see `measure`."""
     dynamic, static = eqx.partition((fn, args), eqx.is_array)
 
     def program(dynamic):
@@ -126,33 +149,36 @@ def measure(fn: Callable, *args: Any, repeats: int = 5) -> Measurement:
         return eqx.filter(fn(*args), eqx.is_array)
 
     start = time.perf_counter()
-    compiled = jax.jit(program).lower(dynamic).compile()
-    compile_s = time.perf_counter() - start
-    timed = measure_host(lambda: jax.block_until_ready(compiled(dynamic)), repeats=repeats)
-    return dataclasses.replace(timed, compile_s=compile_s, memory=memory_of(compiled))
+    binary = jax.jit(program).lower(dynamic).compile()
+    return Program(lambda: binary(dynamic), time.perf_counter() - start, memory_of(binary))
 
 
-def measure_host(fn: Callable, *args: Any, repeats: int = 5) -> Measurement:
-    """Times `fn(*args)` as it is: a SciPy call, or a whole script step. One run warms up."""
+def measure_in_turns(runs: Mapping[str, Callable[[], Any]], *, repeats: int = 5) -> dict[str, Measurement]:
+    """Times several functions round by round, so that what a machine does besides meets all alike."""
     if repeats < 1:
         raise ValueError(f"repeats must be at least 1, got {repeats}")
-    result = jax.block_until_ready(fn(*args))
-    wall, cpu = [], []
+    results = {name: jax.block_until_ready(run()) for name, run in runs.items()}
+    wall: dict[str, list[float]] = {name: [] for name in runs}
+    cpu: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(repeats):
-        wall_start, cpu_start = time.perf_counter(), time.process_time()
-        result = jax.block_until_ready(fn(*args))
-        wall.append(time.perf_counter() - wall_start)
-        cpu.append(time.process_time() - cpu_start)
-    return Measurement(
-        compile_s=0.0,
-        wall_s=statistics.median(wall),
-        wall_spread_s=max(wall) - min(wall),
-        cpu_s=statistics.median(cpu),
-        cpu_spread_s=max(cpu) - min(cpu),
-        repeats=repeats,
-        memory={},
-        result=result,
-    )
+        for name, run in runs.items():
+            wall_start, cpu_start = time.perf_counter(), time.process_time()
+            results[name] = jax.block_until_ready(run())
+            wall[name].append(time.perf_counter() - wall_start)
+            cpu[name].append(time.process_time() - cpu_start)
+    return {
+        name: Measurement(
+            compile_s=0.0,
+            wall_s=statistics.median(wall[name]),
+            wall_spread_s=max(wall[name]) - min(wall[name]),
+            cpu_s=statistics.median(cpu[name]),
+            cpu_spread_s=max(cpu[name]) - min(cpu[name]),
+            repeats=repeats,
+            memory={},
+            result=results[name],
+        )
+        for name in runs
+    }
 
 
 def memory_of(compiled: jax.stages.Compiled) -> dict[str, int]:

@@ -239,11 +239,32 @@ class _Form:
 
 class _Traced:
     """What one `solve_linear` computes, by the types of the operands. It is traced where the types are
-    found, because there, and no longer at lowering, is known what is inside `shard_map`."""
+    found, because there, and no longer at lowering, is known what is inside `shard_map`.
+
+    A solve, its derivatives, its transposes and its batches are handed on by these objects, so that the same
+    one is traced once, however many derivatives of it a program takes.
+    """
 
     def __init__(self, form: _Form):
+        self.form = form
         self.run = _mapped(form.run, form.maps)
         self.known: dict[tuple, Any] = {}
+        self._other: _Traced | None = None
+        self._batches: dict[tuple, _Traced] = {}
+
+    def other(self) -> "_Traced":
+        """The solve with Aᵀ."""
+        if self._other is None:
+            self._other = _Traced(self.form.other())
+            self._other._other = self
+        return self._other
+
+    def batched(self, axis, axes) -> "_Traced":
+        """The solves along one more batch axis."""
+        if (axis, axes) not in self._batches:
+            form = dataclasses.replace(self.form, maps=(*self.form.maps, (axis, axes)))
+            self._batches[axis, axes] = _Traced(form)
+        return self._batches[axis, axes]
 
     def __call__(self, *types):
         if types not in self.known:
@@ -260,24 +281,26 @@ def _tangent(rule: Rule, ys, consts, directions, active) -> list[Array]:
     rhs = rule.right_hand_side(ys, consts, directions, active)
     prepared, structure = jtu.tree_flatten(rule.prepared(ys, consts))
     exact = rule.solver(rule.operator(ys, consts), consts).exact
-    form = _Form(rule, len(ys), structure, exact, False, ())
-    return _solve_linear((*ys, *consts, *prepared, *rhs), form)
+    if (structure, exact) not in rule.traced:
+        rule.traced[structure, exact] = _Traced(_Form(rule, len(ys), structure, exact, False, ()))
+    return _solve_linear((*ys, *consts, *prepared, *rhs), rule.traced[structure, exact])
 
 
-def _solve_linear(operands, form: _Form) -> list[Array]:
-    known = operands[: -form.n]
-    b = _tree.vary_like(list(operands[-form.n :]), *known)
-    return linear_p.bind(*known, *b, form=form, traced=_Traced(form))
+def _solve_linear(operands, traced: _Traced) -> list[Array]:
+    n = traced.form.n
+    b = _tree.vary_like(list(operands[-n:]), *operands[:-n])
+    return linear_p.bind(*operands[:-n], *b, traced=traced)
 
 
-def _linear_jvp(operands, tangents, *, form, traced):
-    xs = linear_p.bind(*operands, form=form, traced=traced)
+def _linear_jvp(operands, tangents, *, traced):
+    xs = linear_p.bind(*operands, traced=traced)
+    form = traced.form
     n, rule = form.n, form.rule
     of_a = n + sum(rule.sizes[:2])
     active = [i for i, t in enumerate(tangents[:of_a]) if _moves(t)]
     rhs = [ad.instantiate_zeros(t) for t in tangents[-n:]]
     if len(active) == 0:
-        return xs, _solve_linear((*operands[:-n], *rhs), form)
+        return xs, _solve_linear((*operands[:-n], *rhs), traced)
     known = tuple(operands[: n + sum(rule.sizes)])
     directions = tuple(tangents[i] for i in active)
     axes_of = lambda axes: (axes[: len(known)], (0,) * n, tuple(axes[i] for i in active))
@@ -292,43 +315,42 @@ def _linear_jvp(operands, tangents, *, form, traced):
 
     rhs = [b - c for b, c in zip(rhs, moved(xs), strict=True)]
     if form.exact:
-        return xs, _solve_linear((*operands[:-n], *rhs), form)
+        return xs, _solve_linear((*operands[:-n], *rhs), traced)
     # x = A⁺b (Golub & Pereyra 1973): with r = b − A x and s = Ȧᴴ A⁺ᴴ x,
     # ẋ = A⁺(ḃ − Ȧ x + A⁺ᴴ Ȧᴴ r) + (1 − A⁺A) s, where A is of the same rank nearby.
     product = _mapped(form.product, form.maps, lambda axes: (axes[: len(known)], (0,) * n))
-    hermitian = lambda vs: _tree.conj(_solve_linear((*operands[:-n], *_tree.conj(vs)), form.other()))
+    hermitian = lambda vs: _tree.conj(_solve_linear((*operands[:-n], *_tree.conj(vs)), traced.other()))
     changed = lambda vs: _tree.conj(list(moved(_tree.conj(list(vs)), True)))
     r = [b - c for b, c in zip(operands[-n:], product(known, tuple(xs)), strict=True)]
     s = changed(hermitian(list(xs)))
     parts = zip(rhs, hermitian(changed(r)), product(known, tuple(s)), strict=True)
-    solved = _solve_linear((*operands[:-n], *(b + h - c for b, h, c in parts)), form)
+    solved = _solve_linear((*operands[:-n], *(b + h - c for b, h, c in parts)), traced)
     return xs, [x + y for x, y in zip(solved, s, strict=True)]
 
 
-def _linear_transpose(cotangents, *operands, form, traced):
-    n = form.n
+def _linear_transpose(cotangents, *operands, traced):
+    n = traced.form.n
     cotangents = [ad.instantiate_zeros(c) for c in cotangents]
-    out = _solve_linear((*operands[:-n], *cotangents), form.other())
+    out = _solve_linear((*operands[:-n], *cotangents), traced.other())
     wanted = [ad.is_undefined_primal(b) for b in operands[-n:]]
     return [None] * (len(operands) - n) + [x if w else None for x, w in zip(out, wanted, strict=True)]
 
 
-def _linear_batch(axis, operands, dims, *, form, traced):
-    n = form.n
+def _linear_batch(axis, operands, dims, *, traced):
+    n = traced.form.n
     if all(d is None for d in dims):
-        return linear_p.bind(*operands, form=form, traced=traced), [None] * n
+        return linear_p.bind(*operands, traced=traced), [None] * n
     operands, axes = _batched(axis, operands, dims, range(len(dims) - n, len(dims)))
-    form = dataclasses.replace(form, maps=(*form.maps, (axis, axes)))
-    return _solve_linear(operands, form), [0] * n
+    return _solve_linear(operands, traced.batched(axis, axes)), [0] * n
 
 
-def _linear_lowering(context, *operands, form, traced):
+def _linear_lowering(context, *operands, traced):
     run = jax.extend.core.jaxpr_as_fun(traced(*context.avals_in))
     return mlir.lower_fun(run, multiple_results=True)(context, *operands)
 
 
-linear_p.def_impl(lambda *operands, form, traced: traced.run(*operands))
-linear_p.def_abstract_eval(lambda *types, form, traced: list(traced(*types).out_avals))
+linear_p.def_impl(lambda *operands, traced: traced.run(*operands))
+linear_p.def_abstract_eval(lambda *types, traced: list(traced(*types).out_avals))
 ad.primitive_jvps[linear_p] = _linear_jvp
 ad.primitive_transposes[linear_p] = _linear_transpose
 batching.fancy_primitive_batchers[linear_p] = _linear_batch

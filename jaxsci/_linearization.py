@@ -76,6 +76,9 @@ class Rule:
     tags: frozenset
     throw: bool
     sizes: tuple[int, ...]
+    traced: dict = dataclasses.field(
+        default_factory=dict, repr=False
+    )  # the solves made with it, see _adjoint
 
     def equations(self, ys, own):
         return _tree.shaped_like(ys, self.residual.flat(own, *ys))

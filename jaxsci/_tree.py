@@ -1,5 +1,6 @@
 """Arithmetic on pytrees of arrays, and loops that also run inside `jax.shard_map`."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -16,22 +17,23 @@ def dot(a: PyTree[Array], b: PyTree[Array]) -> Array:
 
     def one(x, y):
         # Not `vdot`, whose flattening gathers an array that is sharded along two axes.
-        return jnp.tensordot(jnp.conj(x), y, jnp.ndim(x), precision=jax.lax.Precision.HIGHEST)
+        x = jnp.conj(x) if jnp.iscomplexobj(x) else x
+        return jnp.tensordot(x, y, jnp.ndim(x), precision=jax.lax.Precision.HIGHEST)
 
-    return jnp.asarray(sum(jtu.tree_leaves(jtu.tree_map(one, a, b))))
+    terms = jtu.tree_leaves(jtu.tree_map(one, a, b))
+    return functools.reduce(jnp.add, terms) if len(terms) > 0 else jnp.array(0.0)
 
 
 def norm(tree: PyTree[Array]) -> Array:
     """‖tree‖₂ over every leaf."""
-    return jnp.sqrt(dot(tree, tree).real)
+    square = dot(tree, tree)
+    return jnp.sqrt(square.real if jnp.iscomplexobj(square) else square)
 
 
 def max_abs(tree: PyTree[Array]) -> Array:
     """max |xᵢ| over every leaf; NaN if any entry is NaN."""
     leaves = [jnp.max(jnp.abs(x)) for x in jtu.tree_leaves(tree) if x.size > 0]
-    if len(leaves) == 0:
-        return jnp.array(0.0)
-    return jnp.max(jnp.stack(leaves))
+    return functools.reduce(jnp.maximum, leaves) if len(leaves) > 0 else jnp.array(0.0)
 
 
 def axpy(scale: Array, x: PyTree[Array], y: PyTree[Array]) -> PyTree[Array]:
@@ -51,7 +53,14 @@ def conj(tree: PyTree[Array]) -> PyTree[Array]:
 
 def where(condition: Array, a: PyTree[Array], b: PyTree[Array]) -> PyTree[Array]:
     """a where the scalar condition holds, else b."""
-    return jtu.tree_map(lambda u, v: jnp.where(condition, u, v), a, b)
+
+    def one(u, v):
+        # One equation where `jnp.where` makes a function with its own name of it.
+        same = isinstance(u, jax.Array) and isinstance(v, jax.Array) and jnp.shape(condition) == ()
+        same = same and u.shape == v.shape and u.dtype == v.dtype
+        return jax.lax.select(condition, u, v) if same else jnp.where(condition, u, v)
+
+    return jtu.tree_map(one, a, b)
 
 
 def stop_gradient(tree: PyTree) -> PyTree:
@@ -62,7 +71,7 @@ def stop_gradient(tree: PyTree) -> PyTree:
 
 def ravel(tree: PyTree[Array]) -> Array:
     """All leaves as one vector."""
-    leaves = [jnp.ravel(x) for x in jtu.tree_leaves(tree)]
+    leaves = [x if jnp.ndim(x) == 1 else jnp.ravel(x) for x in jtu.tree_leaves(tree)]
     return leaves[0] if len(leaves) == 1 else jnp.concatenate(leaves)
 
 

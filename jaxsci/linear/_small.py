@@ -31,7 +31,8 @@ def largest(size: Float[Array, "n n"], axis: int) -> Float[Array, " n"]:
     n = len(size)
     if not _small(n):
         return jnp.max(size, axis=axis, initial=0)
-    return functools.reduce(jnp.maximum, [size[i] if axis == 0 else size[:, i] for i in range(n)])
+    lines = jax.lax.split(size, (1,) * n, axis=axis)
+    return jnp.reshape(functools.reduce(jax.lax.max, lines), n)
 
 
 def product(matrix: Num[Array, "n n"], x: Num[Array, " n"]) -> Num[Array, " n"]:
@@ -39,7 +40,8 @@ def product(matrix: Num[Array, "n n"], x: Num[Array, " n"]) -> Num[Array, " n"]:
     n = len(matrix)
     if not _small(n):
         return jnp.matmul(matrix, x, precision=_PRECISE)
-    return sum((matrix[:, j] * x[j] for j in range(1, n)), matrix[:, 0] * x[0])
+    columns = jax.lax.split(matrix, (1,) * n, axis=1)
+    return jnp.reshape(sum(c * e for c, e in zip(columns, _entries(x), strict=True)), n)
 
 
 def lu_factor(matrix: Num[Array, "n n"]) -> tuple[Num[Array, "n n"], Num[Array, "n n"] | Int[Array, " n"]]:
@@ -52,27 +54,21 @@ def lu_factor(matrix: Num[Array, "n n"]) -> tuple[Num[Array, "n n"], Num[Array, 
     if not _small(n):
         lu, _, order = jax.lax.linalg.lu(matrix)
         return lu, order
-    a = [[matrix[i, j] for j in range(n)] for i in range(n)]
-    l: dict[tuple[int, int], Array] = {}
+    a = _rows(matrix)
     exchanged = [[jnp.zeros_like(a[0][0])] * n for _ in range(n)]
     for k in range(n):
         for i in range(k + 1, n):
-            # Exchanged wherever it is larger, the largest entry ends on top. NaN stays, and spreads.
-            larger = jnp.abs(a[i][k]) > jnp.abs(a[k][k])
+            # Exchanged wherever it is larger, the largest entry ends on top. NaN stays, and spreads. Entries
+            # of L are left behind: they are of the rows as they were.
+            larger = jax.lax.abs(a[i][k]) > jax.lax.abs(a[k][k])
             exchanged[k][i] = larger.astype(matrix.dtype)
             for j in range(k, n):
-                upper, lower = a[k][j], a[i][j]
-                a[k][j], a[i][j] = jnp.where(larger, lower, upper), jnp.where(larger, upper, lower)
+                a[k][j], a[i][j] = _exchanged(larger, a[k][j], a[i][j])
         for i in range(k + 1, n):
-            l[i, k] = a[i][k] / a[k][k]
+            a[i][k] = jax.lax.div(a[i][k], a[k][k])
             for j in range(k + 1, n):
-                a[i][j] = a[i][j] - l[i, k] * a[k][j]
-    both = [[l[i, j] if j < i else a[i][j] for j in range(n)] for i in range(n)]
-    return _stacked(both), _stacked(exchanged)
-
-
-def _stacked(rows: list[list[Array]]) -> Array:
-    return jnp.stack([jnp.stack(row) for row in rows])
+                a[i][j] = _less(a[i][j], a[i][k], a[k][j])
+    return _matrix(a), _matrix(exchanged)
 
 
 def lu_solve(lu: Num[Array, "n n"], order: Array, b: Num[Array, " n"], transpose: bool) -> Num[Array, " n"]:
@@ -83,28 +79,55 @@ def lu_solve(lu: Num[Array, "n n"], order: Array, b: Num[Array, " n"], transpose
             z = _triangular(lu, _triangular(lu, b, False, True), True, True)
             return jnp.zeros_like(z).at[order].set(z)
         return _triangular(lu, _triangular(lu, b[order], True, False), False, False)
-    x = [b[i] for i in range(n)]
-
-    def exchange(k, i):
-        done = order[k, i].real > 0
-        x[k], x[i] = jnp.where(done, x[i], x[k]), jnp.where(done, x[k], x[i])
-
+    a, x = _rows(lu), _entries(b)
+    done = _rows((order.real if jnp.iscomplexobj(order) else order) > 0)
     if transpose:  # Uᵀ, then the steps of the elimination, transposed, from the last to the first
         for i in range(n):
-            x[i] = sum((-lu[j, i] * x[j] for j in range(i)), x[i]) / lu[i, i]
+            for j in range(i):
+                x[i] = _less(x[i], a[j][i], x[j])
+            x[i] = jax.lax.div(x[i], a[i][i])
         for k in reversed(range(n)):
-            x[k] = sum((-lu[i, k] * x[i] for i in range(k + 1, n)), x[k])
+            for i in range(k + 1, n):
+                x[k] = _less(x[k], a[i][k], x[i])
             for i in reversed(range(k + 1, n)):
-                exchange(k, i)
-        return jnp.stack(x)
+                x[k], x[i] = _exchanged(done[k][i], x[k], x[i])
+        return jax.lax.concatenate(x, 0)
     for k in range(n):
         for i in range(k + 1, n):
-            exchange(k, i)
+            x[k], x[i] = _exchanged(done[k][i], x[k], x[i])
         for i in range(k + 1, n):
-            x[i] = x[i] - lu[i, k] * x[k]
+            x[i] = _less(x[i], a[i][k], x[k])
     for i in reversed(range(n)):
-        x[i] = sum((-lu[i, j] * x[j] for j in range(i + 1, n)), x[i]) / lu[i, i]
-    return jnp.stack(x)
+        for j in range(i + 1, n):
+            x[i] = _less(x[i], a[i][j], x[j])
+        x[i] = jax.lax.div(x[i], a[i][i])
+    return jax.lax.concatenate(x, 0)
+
+
+# Entries are arrays of one element: all of them are split off by one operation, and joined by one.
+
+
+def _entries(x: Num[Array, " n"]) -> list[Array]:
+    return list(jax.lax.split(x, (1,) * len(x)))
+
+
+def _rows(matrix: Num[Array, "n n"]) -> list[list[Array]]:
+    n = len(matrix)
+    entries = _entries(jnp.reshape(matrix, n * n))
+    return [entries[i * n : (i + 1) * n] for i in range(n)]
+
+
+def _matrix(rows: list[list[Array]]) -> Num[Array, "n n"]:
+    return jnp.reshape(jax.lax.concatenate([x for row in rows for x in row], 0), (len(rows), len(rows)))
+
+
+def _less(x: Array, factor: Array, y: Array) -> Array:
+    """x − factor · y."""
+    return jax.lax.sub(x, jax.lax.mul(factor, y))
+
+
+def _exchanged(condition: Array, a: Array, b: Array) -> tuple[Array, Array]:
+    return jax.lax.select(condition, b, a), jax.lax.select(condition, a, b)
 
 
 def _triangular(factors: Array, b: Array, lower: bool, transpose: bool) -> Array:
