@@ -16,8 +16,8 @@ from ._adjoint import AbstractAdjoint, ImplicitAdjoint, check_adjoint
 from ._residual import AbstractResidual, check_residual, check_square, hoist
 from ._solution import RESULTS, Solution, Stats
 from .solvers._external import External, run_external
+from .solvers._plain import AbstractPlainSolver
 from .solvers._run import (
-    PLAIN,
     UNROLLABLE,
     JaxoptSolver,
     Outcome,
@@ -121,7 +121,7 @@ def _find(residual, solver, y0, args, max_steps, options, adjoint) -> Outcome:
     else:
         face, entry = residual.objective, optx.minimise
     closed = {}
-    if isinstance(solver, PLAIN) and loop is None:
+    if isinstance(solver, AbstractPlainSolver) and loop is None:
         closed, held = _closed_forms(residual, solver, y0, args)
         y0 = _tree.vary_like(y0, held)
         if "normal_equations" in closed or "value_and_gradient" in closed:
@@ -133,7 +133,7 @@ def _find(residual, solver, y0, args, max_steps, options, adjoint) -> Outcome:
     if entry is optx.root_find:
         check_square(residual, pure, y0)
         fn = lambda y, consts: (_tree.shaped_like(y, pure(y, consts)), None)
-    if isinstance(solver, PLAIN):
+    if isinstance(solver, AbstractPlainSolver):
         y0 = _tree.vary_like(y0, consts)
         if loop is not None:
             loop = functools.partial(loop, max_steps=max_steps)
@@ -196,7 +196,7 @@ def _check_problem(residual: Any, solver: Any, adjoint: Any, max_steps: Any) -> 
         )
     if (
         adjoint.loop is not None
-        and isinstance(solver, (*PLAIN, External))
+        and isinstance(solver, AbstractPlainSolver | External)
         and not isinstance(solver, UNROLLABLE)
     ):
         raise TypeError(

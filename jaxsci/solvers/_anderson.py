@@ -11,8 +11,8 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from .. import _tree
 from .._solution import RESULTS
-from ._newton import check_tolerances
 from ._picard import fixed_point_residual, fixed_point_status
+from ._plain import AbstractPlainSolver, check_tolerances
 
 
 class _State(eqx.Module):
@@ -28,7 +28,7 @@ class _State(eqx.Module):
     patience: Int[Array, ""]  # length of the next phase of plain steps
 
 
-class Anderson(optx.AbstractFixedPointSolver):
+class Anderson(AbstractPlainSolver, optx.AbstractFixedPointSolver):
     """y = T(y, θ) by Anderson acceleration. With f = T(y) − y and the last differences Δyᵢ, Δfᵢ,
 
         y ← y + β f − Σᵢ γᵢ (Δyᵢ + β Δfᵢ),   γ = argmin ‖f − Σᵢ γᵢ Δfᵢ‖².
@@ -160,12 +160,6 @@ class Anderson(optx.AbstractFixedPointSolver):
     def status(self, state) -> tuple[Bool[Array, ""], RESULTS]:
         """Whether to stop, and with which result."""
         return fixed_point_status(state)
-
-    def terminate(self, fn, y, args, options, state, tags):
-        done, result = self.status(state)
-        ok = ~done | (result == RESULTS.successful)
-        failure = optx.RESULTS.nonlinear_divergence
-        return done, optx.RESULTS.where(ok, optx.RESULTS.successful, failure)
 
     def postprocess(self, fn, y, aux, args, options, state, tags, result):
         return y, aux, {"linear_iterations": jnp.array(0)}

@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from .. import _tree
 from .._solution import RESULTS
-from ._newton import check_tolerances
+from ._plain import AbstractPlainSolver, check_tolerances
 
 
 class _State(eqx.Module):
@@ -23,7 +23,7 @@ class _State(eqx.Module):
     rejected: Int[Array, ""]
 
 
-class BFGS(optx.AbstractMinimiser):
+class BFGS(AbstractPlainSolver, optx.AbstractMinimiser):
     """min over y of f(y) by BFGS from the inverse of the problem's metric, with backtracking.
 
     In the coordinates z = Lᵀy of the metric M = L Lᵀ (`AbstractResidual.metric`, the Hessian of the
@@ -125,12 +125,6 @@ class BFGS(optx.AbstractMinimiser):
         stuck = state.rejected >= 30
         reason = RESULTS.where(finite, RESULTS.stagnated, RESULTS.nonfinite)
         return converged | ~finite | stuck, RESULTS.where(converged, RESULTS.successful, reason)
-
-    def terminate(self, fn, y, args, options, state, tags):
-        done, result = self.status(state)
-        ok = ~done | (result == RESULTS.successful)
-        failure = optx.RESULTS.nonlinear_divergence
-        return done, optx.RESULTS.where(ok, optx.RESULTS.successful, failure)
 
     def postprocess(self, fn, y, aux, args, options, state, tags, result):
         return y, aux, {"linear_iterations": jnp.array(0)}

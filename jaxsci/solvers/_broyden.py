@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 from .. import _tree
 from .._solution import RESULTS
 from ._anderson import contract
-from ._newton import check_tolerances
+from ._plain import AbstractPlainSolver, check_tolerances
 
 
 class _State(eqx.Module):
@@ -29,7 +29,7 @@ class _State(eqx.Module):
     converged: Bool[Array, ""]
 
 
-class Broyden(optx.AbstractRootFinder):
+class Broyden(AbstractPlainSolver, optx.AbstractRootFinder):
     """F(y, θ) = 0 by y ← y − H F with the good Broyden update of H ≈ (∂F/∂y)⁻¹: after a move s
     that changed F by d,
 
@@ -163,12 +163,6 @@ class Broyden(optx.AbstractRootFinder):
         stuck = state.rejected >= 30
         reason = RESULTS.where(finite, RESULTS.stagnated, RESULTS.nonfinite)
         return converged | ~finite | stuck, RESULTS.where(converged, RESULTS.successful, reason)
-
-    def terminate(self, fn, y, args, options, state, tags):
-        done, result = self.status(state)
-        ok = ~done | (result == RESULTS.successful)
-        failure = optx.RESULTS.nonlinear_divergence
-        return done, optx.RESULTS.where(ok, optx.RESULTS.successful, failure)
 
     def postprocess(self, fn, y, aux, args, options, state, tags, result):
         return y, aux, {"linear_iterations": jnp.array(0)}

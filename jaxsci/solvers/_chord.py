@@ -13,7 +13,7 @@ from .._solution import RESULTS
 from ..linear import LU, AbstractLinearSolver, Cholesky, Operator, Reuse
 from ..linear._solver import check_linear_solver
 from ._globalization import Progress, backtrack, relative_length, start
-from ._newton import check_tolerances
+from ._plain import AbstractPlainSolver, check_tolerances
 
 
 class _State(eqx.Module):
@@ -25,7 +25,7 @@ class _State(eqx.Module):
     factorizations: Array
 
 
-class Chord(optx.AbstractRootFinder):
+class Chord(AbstractPlainSolver, optx.AbstractRootFinder):
     """y ← y − B⁻¹ F(y, θ), with B = ∂F/∂y of an earlier point while
 
         ‖F(y − B⁻¹F)‖ ≤ `rate` · ‖F(y)‖;
@@ -151,11 +151,6 @@ class Chord(optx.AbstractRootFinder):
     def status(self, state) -> tuple[Bool[Array, ""], RESULTS]:
         """Whether to stop, and with which result."""
         return state.progress.status
-
-    def terminate(self, fn, y, args, options, state, tags):
-        done, result = self.status(state)
-        ok = ~done | (result == RESULTS.successful)
-        return done, optx.RESULTS.where(ok, optx.RESULTS.successful, optx.RESULTS.nonlinear_divergence)
 
     def postprocess(self, fn, y, aux, args, options, state, tags, result):
         stats = {

@@ -64,17 +64,19 @@ def backtrack(
     `accept` holds: near the solution rounding hides the descent.
     """
 
-    def at(k):
-        new = residual(_tree.axpy(0.5**k, direction, y))
-        return k, new, _tree.norm(new)
+    def at(t):
+        new = residual(_tree.axpy(t, direction, y))
+        return t, new, _tree.norm(new)
+
+    shortest = 0.5**halvings
 
     def too_long(carry):
-        k, _, reached = carry
-        enough = (reached <= (1 - 1e-4 * 0.5**k * slope) * size) | (accept & (k == 0))
-        return (k < halvings) & ~enough
+        t, _, reached = carry
+        enough = (reached <= (1 - 1e-4 * t * slope) * size) | (accept & (t == 1))
+        return (t > shortest) & ~enough
 
-    first = at(jnp.zeros((), size.dtype))
+    first = at(jnp.ones((), size.dtype))
     if halvings > 0:
-        first = _tree.while_loop(too_long, lambda carry: at(carry[0] + 1), first)
-    k, new, reached = first
-    return 0.5**k, new, reached, (reached < size) | (accept & (k == 0))
+        first = _tree.while_loop(too_long, lambda carry: at(carry[0] / 2), first)
+    t, new, reached = first
+    return t, new, reached, (reached < size) | (accept & (t == 1))

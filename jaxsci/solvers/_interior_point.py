@@ -11,6 +11,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from .. import _tree
 from .._solution import RESULTS
+from ._plain import AbstractPlainSolver
 
 
 class _Program(eqx.Module):
@@ -49,7 +50,7 @@ class _State(eqx.Module):
     unbounded: Bool[Array, ""]
 
 
-class InteriorPoint(optx.AbstractRootFinder):
+class InteriorPoint(AbstractPlainSolver, optx.AbstractRootFinder):
     """min ½ xᵀP x + qᵀx subject to A x = b, G x ≤ h with P positive semidefinite, by Mehrotra's
     predictor–corrector method on x, ν, λ ≥ 0 and the slack s = h − G x ≥ 0.
 
@@ -201,12 +202,6 @@ class InteriorPoint(optx.AbstractRootFinder):
         converged = (state.merit <= 1) & state.convex
         done = converged | ~finite | stuck | state.infeasible | state.unbounded | ~state.convex
         return done, RESULTS.where(converged, RESULTS.successful, reason)
-
-    def terminate(self, fn, y, args, options, state, tags):
-        done, result = self.status(state)
-        ok = ~done | (result == RESULTS.successful)
-        failure = optx.RESULTS.nonlinear_divergence
-        return done, optx.RESULTS.where(ok, optx.RESULTS.successful, failure)
 
     def postprocess(self, fn, y, aux, args, options, state, tags, result):
         program = _scaled(y, args, options)

@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Float, Int
 from .. import _tree
 from .._residual import NormalEquations
 from .._solution import RESULTS
-from ._newton import check_tolerances
+from ._plain import AbstractPlainSolver, check_tolerances
 
 
 class _State(eqx.Module):
@@ -24,7 +24,7 @@ class _State(eqx.Module):
     rejected: Int[Array, ""]
 
 
-class LevenbergMarquardt(optx.AbstractLeastSquaresSolver):
+class LevenbergMarquardt(AbstractPlainSolver, optx.AbstractLeastSquaresSolver):
     """min over y of ½‖F(y)‖² by (H + λ M) δ = −JᵀF with H = JᵀJ + Σᵢ Fᵢ ∂²Fᵢ or H = JᵀJ.
 
     M is the metric of the residual (`AbstractResidual.metric`), or diag(JᵀJ) at the first guess. With
@@ -121,12 +121,6 @@ class LevenbergMarquardt(optx.AbstractLeastSquaresSolver):
         stuck = state.rejected >= 12
         reason = RESULTS.where(finite, RESULTS.stagnated, RESULTS.nonfinite)
         return converged | ~finite | stuck, RESULTS.where(converged, RESULTS.successful, reason)
-
-    def terminate(self, fn, y, args, options, state, tags):
-        done, result = self.status(state)
-        ok = ~done | (result == RESULTS.successful)
-        failure = optx.RESULTS.nonlinear_divergence
-        return done, optx.RESULTS.where(ok, optx.RESULTS.successful, failure)
 
     def postprocess(self, fn, y, aux, args, options, state, tags, result):
         return y, aux, {"linear_iterations": jnp.array(0), "hessian": _known(state.normal)}

@@ -7,25 +7,22 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optimistix as optx
-from jaxtyping import Array, Bool, PyTree
+from jaxtyping import Array, Bool
 
 from .. import _tree
 from .._solution import RESULTS
 from ..linear import AbstractLinearSolver, Operator, Reuse, default_solver
 from ..linear._solver import check_linear_solver
+from ._globalization import Progress, backtrack, relative_length, start
+from ._plain import AbstractPlainSolver, check_tolerances
 
 
-class _NewtonState(eqx.Module):
-    f: PyTree[Array]
-    size: Array  # ‖F‖₂ at the current point
-    relative_step: Array  # ‖step‖ / (atol + rtol ‖y‖), as root-mean-squares
-    stalled: Bool[Array, ""]
-    singular: Bool[Array, ""]
-    linear_iterations: Array
+class _State(eqx.Module):
+    progress: Progress
     factors: Any  # of the Jacobian that made the last step; None if they are not kept
 
 
-class Newton(optx.AbstractRootFinder):
+class Newton(AbstractPlainSolver, optx.AbstractRootFinder):
     """y ← y − t (∂F/∂y)⁻¹ F(y, θ), with t = 1, ½, ¼, … until ‖F‖ falls.
 
     Stops when a full step is shorter than `atol + rtol ‖y‖` (root-mean-square norms), which in the
@@ -59,15 +56,13 @@ class Newton(optx.AbstractRootFinder):
         self.norm = optx.rms_norm
 
     def init(self, fn, y, args, options, f_struct, aux_struct, tags):
-        f, _ = fn(y, args)
-        size = _tree.norm(f)
-        no = jnp.array(False)
+        progress = start(lambda y: fn(y, args)[0], y)
         factors = None
         if "factors" in options:
             residual = lambda y: fn(y, args)[0]
             shapes = jax.eval_shape(lambda: self._factorised(residual, y, tags)[2])
             factors = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
-        return _NewtonState(f, size, jnp.full_like(size, jnp.inf), no, no, jnp.array(0), factors)
+        return _State(progress, factors)
 
     def step(self, fn, y, args, options, state, tags):
         rule = options.get("linear_rule")
@@ -78,50 +73,33 @@ class Newton(optx.AbstractRootFinder):
         # search, which are loops, run on stopped values; step lengths are constants.
         _, found, step, t = self._advance(*_tree.stop_gradient((fn, y, args, state)), tags)
         residual = lambda y: fn(y, args)[0]
-        step = rule(lambda v: jax.jvp(residual, (y,), (v,))[1], step, state.f)
+        step = rule(lambda v: jax.jvp(residual, (y,), (v,))[1], step, state.progress.f)
         y = _tree.axpy(-t, step, y)
-        return y, eqx.tree_at(lambda s: s.f, found, residual(y)), None
+        return y, eqx.tree_at(lambda s: s.progress.f, found, residual(y)), None
 
     def _advance(self, fn, y, args, state, tags, near=None, chord=False):
         """The next point and state, the full Newton step and the fraction of it that was taken."""
         residual = lambda y: fn(y, args)[0]
         solver, operator, factors = self._factorised(residual, y, tags, near)
         direct = len(jax.tree.leaves(factors)) > 0
-        step, ok, iterations = _solved(solver, operator, factors, state.f, direct)
+        before = state.progress
+        step, ok, iterations = _solved(solver, operator, factors, before.f, direct)
         direction = jax.tree.map(jnp.negative, step)
-        short = self._relative(direction, y)
-
-        def at(t):
-            new = residual(_tree.axpy(t, direction, y))
-            return t, new, _tree.norm(new)
-
-        shortest = 0.5**self.halvings
-
-        def too_long(carry):
-            t, _, size = carry
-            # Along the Newton direction ‖F‖ falls like 1 − t: Armijo with constant 1e-4. Near the
-            # solution rounding hides the descent, so a step inside the tolerance is taken as it is.
-            enough = (size <= (1 - 1e-4 * t) * state.size) | (short <= 1)
-            return (t > shortest) & ~enough
-
-        first = at(jnp.ones((), state.size.dtype))
-        if self.halvings > 0:
-            first = _tree.while_loop(too_long, lambda carry: at(carry[0] / 2), first)
-        t, new, size = first
-        stalled = (t <= shortest) & ~(size < state.size) & ~(short <= 1)
+        short = relative_length(direction, y, self.rtol, self.atol)
+        t, f, size, gained = backtrack(residual, y, direction, before.size, 1.0, short <= 1, self.halvings)
         y = _tree.axpy(t, direction, y)
         relative = jnp.where(t == 1, short, jnp.inf)
         if chord and direct:
             # The factors tell what one more step would be, but for a part of the size of this step. If
             # that is inside the tolerance, and a tenth of this step at most, it is taken as the last one.
-            last, solved, _ = _solved(solver, operator, factors, new, direct)
-            length = self._relative(last, y)
+            last, solved, _ = _solved(solver, operator, factors, f, direct)
+            length = relative_length(last, y, self.rtol, self.atol)
             final = (t == 1) & solved & (length <= 1) & (length <= 0.1 * short)
             y = _tree.where(final, _tree.axpy(-1.0, last, y), y)
             relative = jnp.where(final, length, relative)
-        count = state.linear_iterations + iterations
+        count = before.linear_iterations + iterations
         kept = None if state.factors is None else factors
-        return y, _NewtonState(new, size, relative, stalled, ~ok, count, kept), step, t
+        return y, _State(Progress(f, size, relative, ~gained, ~ok, count), kept), step, t
 
     def _factorised(self, residual, y, tags, near=None):
         """The linear solver, the Jacobian, and what the solver prepares for it."""
@@ -134,27 +112,12 @@ class Newton(optx.AbstractRootFinder):
         # Unrefined: the next step corrects what this one leaves.
         return default_solver(operator, refinements=0) if self.linear_solver is None else self.linear_solver
 
-    def _relative(self, step, y):
-        count = _tree.size(y) ** 0.5
-        return _tree.norm(step) / count / (self.atol + self.rtol * _tree.norm(y) / count)
-
     def status(self, state) -> tuple[Bool[Array, ""], RESULTS]:
         """Whether to stop, and with which result."""
-        converged = (state.relative_step <= 1) | (state.size == 0)
-        finite = jnp.isfinite(state.size)
-        reason = RESULTS.where(finite, RESULTS.stagnated, RESULTS.nonfinite)
-        reason = RESULTS.where(state.singular, RESULTS.singular_system, reason)
-        done = converged | state.stalled | state.singular | ~finite
-        return done, RESULTS.where(converged, RESULTS.successful, reason)
-
-    def terminate(self, fn, y, args, options, state, tags):
-        done, result = self.status(state)
-        ok = ~done | (result == RESULTS.successful)
-        failure = optx.RESULTS.nonlinear_divergence
-        return done, optx.RESULTS.where(ok, optx.RESULTS.successful, failure)
+        return state.progress.status
 
     def postprocess(self, fn, y, aux, args, options, state, tags, result):
-        stats = {"linear_iterations": state.linear_iterations}
+        stats = {"linear_iterations": state.progress.linear_iterations}
         if len(jax.tree.leaves(state.factors)) > 0:
             solver = self._linear(Operator(lambda v: v, y, None, tags))
             stats["factorised"] = Reuse(solver, state.factors)
@@ -168,15 +131,3 @@ def _solved(solver, operator, factors, b, direct):
         return solver.solve(operator, factors, b)
     x, iterations = solver.apply(operator, factors, b, False)
     return x, jnp.isfinite(_tree.norm(x)), iterations
-
-
-def check_tolerances(rtol: float, atol: float) -> None:
-    """Refuse tolerances with which no solver can stop properly."""
-    for name, value in (("rtol", rtol), ("atol", atol)):
-        if not (isinstance(value, jax.Array | float | int)) or (
-            not isinstance(value, jax.core.Tracer) and not (0 <= value < float("inf"))
-        ):
-            raise ValueError(f"`{name}` is {value!r}; expected a finite number ≥ 0, such as 1e-8.")
-    traced = isinstance(rtol, jax.core.Tracer) or isinstance(atol, jax.core.Tracer)
-    if not traced and rtol == 0 and atol == 0:
-        raise ValueError("`rtol` and `atol` are both 0; expected one of them positive, such as 1e-8.")

@@ -15,7 +15,7 @@ from .._solution import RESULTS
 from ..linear import CG, GMRES, AbstractLinearSolver, AbstractPreconditioner, Operator
 from ..linear._solver import check_linear_solver
 from ._globalization import Progress, backtrack, relative_length, start
-from ._newton import check_tolerances
+from ._plain import AbstractPlainSolver, check_tolerances
 
 
 class _State(eqx.Module):
@@ -24,7 +24,7 @@ class _State(eqx.Module):
     near: Array  # ‖M F‖₂ at the current point; ‖F‖₂ without a preconditioner
 
 
-class NewtonKrylov(optx.AbstractRootFinder):
+class NewtonKrylov(AbstractPlainSolver, optx.AbstractRootFinder):
     """y ← y + t s with ‖F + (∂F/∂y) s‖ ≤ η ‖F‖: inexact Newton with the forcing terms of Eisenstat and
     Walker,
 
@@ -147,6 +147,8 @@ class NewtonKrylov(optx.AbstractRootFinder):
         # ‖A⁻¹r‖ lies between ‖M r‖ and κ ‖M r‖, times a constant that s = A⁻¹F(y) shows.
         q = jnp.clip(rest, least, 1) ** (1 / jnp.maximum(iterations, 1))
         condition = ((1 + q) / jnp.maximum(1 - q, least)) ** 2
+        if not operator.positive:
+            condition = 10 * condition  # what the rate of GMRES tells of κ is less sure
         ahead = short * condition * close / jnp.where(state.near == 0, 1, state.near)
         new = jnp.clip(new, least, self.largest_forcing).astype(size.dtype)
         # A short step of a system that was hardly solved tells nothing: solve the next one better.
@@ -165,11 +167,6 @@ class NewtonKrylov(optx.AbstractRootFinder):
     def status(self, state) -> tuple[Bool[Array, ""], RESULTS]:
         """Whether to stop, and with which result."""
         return state.progress.status
-
-    def terminate(self, fn, y, args, options, state, tags):
-        done, result = self.status(state)
-        ok = ~done | (result == RESULTS.successful)
-        return done, optx.RESULTS.where(ok, optx.RESULTS.successful, optx.RESULTS.nonlinear_divergence)
 
     def postprocess(self, fn, y, aux, args, options, state, tags, result):
         return y, aux, {"linear_iterations": state.progress.linear_iterations}

@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Float, PyTree
 
 from .. import _tree
 from .._solution import RESULTS
-from ._newton import check_tolerances
+from ._plain import AbstractPlainSolver, check_tolerances
 
 
 class _State(eqx.Module):
@@ -18,7 +18,7 @@ class _State(eqx.Module):
     relative: Float[Array, ""]  # the same, divided by atol + rtol ‖y‖
 
 
-class Picard(optx.AbstractFixedPointSolver):
+class Picard(AbstractPlainSolver, optx.AbstractFixedPointSolver):
     """y ← (1 − ω) y + ω T(y, θ), until ‖T(y) − y‖ ≤ atol + rtol ‖y‖ (root-mean-square norms).
 
     One evaluation of T a step and no memory: the quickest where T contracts well (by a half or more);
@@ -66,12 +66,6 @@ class Picard(optx.AbstractFixedPointSolver):
     def status(self, state) -> tuple[Bool[Array, ""], RESULTS]:
         """Whether to stop, and with which result."""
         return fixed_point_status(state)
-
-    def terminate(self, fn, y, args, options, state, tags):
-        done, result = self.status(state)
-        ok = ~done | (result == RESULTS.successful)
-        failure = optx.RESULTS.nonlinear_divergence
-        return done, optx.RESULTS.where(ok, optx.RESULTS.successful, failure)
 
     def postprocess(self, fn, y, aux, args, options, state, tags, result):
         return y, aux, {"linear_iterations": jnp.array(0)}

@@ -13,7 +13,7 @@ from .._solution import RESULTS
 from ..linear import AbstractLinearSolver, Operator, Reuse, default_solver
 from ..linear._solver import check_linear_solver
 from ._globalization import Progress, relative_length, start
-from ._newton import check_tolerances
+from ._plain import AbstractPlainSolver, check_tolerances
 
 _REJECTIONS = 30
 
@@ -25,7 +25,7 @@ class _State(eqx.Module):
     factors: Any  # of the last shifted Jacobian; None if they are not kept
 
 
-class PseudoTransient(optx.AbstractRootFinder):
+class PseudoTransient(AbstractPlainSolver, optx.AbstractRootFinder):
     """F(y, θ) = 0 as the steady state of dy/dτ = −F(y, θ), by linearly implicit Euler steps
 
         (1/δ + ∂F/∂y) s = −F(y),   y ← y + s,   δ ← δ ‖F(y)‖ / ‖F(y + s)‖
@@ -133,11 +133,6 @@ class PseudoTransient(optx.AbstractRootFinder):
     def status(self, state) -> tuple[Bool[Array, ""], RESULTS]:
         """Whether to stop, and with which result."""
         return state.progress.status
-
-    def terminate(self, fn, y, args, options, state, tags):
-        done, result = self.status(state)
-        ok = ~done | (result == RESULTS.successful)
-        return done, optx.RESULTS.where(ok, optx.RESULTS.successful, optx.RESULTS.nonlinear_divergence)
 
     def postprocess(self, fn, y, aux, args, options, state, tags, result):
         stats = {"linear_iterations": state.progress.linear_iterations}

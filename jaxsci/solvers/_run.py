@@ -14,33 +14,11 @@ from jaxtyping import Array, PyTree
 from .. import _tree
 from .._solution import RESULTS
 from ..linear import AbstractLinearSolver
-from ._anderson import Anderson
-from ._bfgs import BFGS
-from ._broyden import Broyden
-from ._chord import Chord
-from ._interior_point import InteriorPoint
-from ._levenberg_marquardt import LevenbergMarquardt
 from ._newton import Newton
-from ._newton_krylov import NewtonKrylov
 from ._picard import Picard
-from ._pseudo_transient import PseudoTransient
-
-PLAIN = (
-    Newton,
-    LevenbergMarquardt,
-    BFGS,
-    Picard,
-    Anderson,
-    Broyden,
-    InteriorPoint,
-    NewtonKrylov,
-    Chord,
-    PseudoTransient,
-)
-"""The solvers that run in `iterate`: plain JAX, also inside `jax.shard_map`."""
 
 UNROLLABLE = (Newton, Picard)
-"""Those of them whose steps can be differentiated; the others search in loops."""
+"""The solvers of this package whose steps can be differentiated; the others search in loops."""
 
 
 class Outcome(eqx.Module):
