@@ -30,7 +30,34 @@ def started(start: Any, args: PyTree[Any], y0: PyTree[Array] | None) -> PyTree[A
     return start(args) if callable(start) else start
 
 
-class ImplicitLayer(eqx.Module):
+class AbstractSolvedLayer(eqx.Module):
+    """A layer whose value is the solution of its `residual` by its `solver`."""
+
+    residual: eqx.AbstractVar[AbstractResidual]
+    solver: eqx.AbstractVar[Any]
+    start: eqx.AbstractVar[Any]
+    adjoint: eqx.AbstractVar[AbstractAdjoint]
+    max_steps: eqx.AbstractVar[int]
+    throw: eqx.AbstractVar[bool]
+
+    def __call__(self, args: PyTree[Any] = None, y0: PyTree[Array] | None = None) -> PyTree[Array]:
+        """y, for one sample; `y0` replaces the layer's first guess."""
+        return value_of(self.solve(args, y0))
+
+    def solve(self, args: PyTree[Any] = None, y0: PyTree[Array] | None = None) -> Solution:
+        """The whole `jaxsci.Solution`: the value where the solver stopped, result and figures."""
+        return solve(
+            self.residual,
+            self.solver,
+            started(self.start, args, y0),
+            args,
+            adjoint=self.adjoint,
+            throw=self.throw,
+            max_steps=self.max_steps,
+        )
+
+
+class ImplicitLayer(AbstractSolvedLayer):
     """args ↦ y with F(y, args; parameters) = 0: a residual and a solver as an Equinox module.
 
     The arrays in the fields of the residual (networks, coefficients) are the layer's parameters. Batch
@@ -59,24 +86,8 @@ class ImplicitLayer(eqx.Module):
     def __check_init__(self):
         check_residual(self.residual)
 
-    def __call__(self, args: PyTree[Any] = None, y0: PyTree[Array] | None = None) -> PyTree[Array]:
-        """y, for one sample; `y0` replaces the layer's first guess."""
-        return value_of(self.solve(args, y0))
 
-    def solve(self, args: PyTree[Any] = None, y0: PyTree[Array] | None = None) -> Solution:
-        """The whole `jaxsci.Solution`: the value where the solver stopped, result and figures."""
-        return solve(
-            self.residual,
-            self.solver,
-            started(self.start, args, y0),
-            args,
-            adjoint=self.adjoint,
-            throw=self.throw,
-            max_steps=self.max_steps,
-        )
-
-
-class ArgminLayer(eqx.Module):
+class ArgminLayer(AbstractSolvedLayer):
     """args ↦ argmin over y of f(y, args), free, over a set C(args), or with a non-smooth term g.
 
     The arrays in the fields of the objective (and of projection or prox) are the layer's parameters.
@@ -153,19 +164,3 @@ class ArgminLayer(eqx.Module):
         if self.prox is not None:
             return ProximalGradient(self.objective, self.prox, self.step)
         return Stationary(self.objective, convex=self.convex)
-
-    def __call__(self, args: PyTree[Any] = None, y0: PyTree[Array] | None = None) -> PyTree[Array]:
-        """The minimum, for one sample; `y0` replaces the layer's first guess."""
-        return value_of(self.solve(args, y0))
-
-    def solve(self, args: PyTree[Any] = None, y0: PyTree[Array] | None = None) -> Solution:
-        """The whole `jaxsci.Solution`: the value where the solver stopped, result and figures."""
-        return solve(
-            self.residual,
-            self.solver,
-            started(self.start, args, y0),
-            args,
-            adjoint=self.adjoint,
-            throw=self.throw,
-            max_steps=self.max_steps,
-        )

@@ -38,6 +38,10 @@ class Bordered(AbstractLinearSolver):
         whole("border", self.border, 1)
         whole("refinements", self.refinements)
 
+    @property
+    def direct(self):
+        return self.inner.direct
+
     def leading(self, operator: Operator) -> Operator:
         """A, on the unknowns before the border."""
         n = operator.size - self.border

@@ -15,7 +15,7 @@ from ._preconditioner import AbstractPreconditioner, preconditioner, prepare
 from ._solver import AbstractLinearSolver
 
 
-class GMRES(AbstractLinearSolver):
+class GMRES(_stopping.AbstractIterativeSolver):
     """Restarted GMRES (Saad & Schultz 1986) for a general square A, with right preconditioning.
 
     Arnoldi with twice-repeated Gram–Schmidt, and rotations that tell the residual in each step. Memory:
@@ -41,9 +41,6 @@ class GMRES(AbstractLinearSolver):
     check: float | None = None
     left: Callable | AbstractPreconditioner | None = None
     max_restart: int | None = None
-
-    def limit(self, precision):
-        return _stopping.limit(self.rtol, precision)
 
     def prepare(self, operator: Operator):
         return prepare(self.preconditioner, operator), prepare(self.left, operator)
@@ -72,7 +69,7 @@ class GMRES(AbstractLinearSolver):
         return _restarted(mv, b, _stopping.target(self.rtol, b), self.max_cycles, correct)
 
 
-class FGMRES(AbstractLinearSolver):
+class FGMRES(_stopping.AbstractIterativeSolver):
     """Flexible GMRES (Saad 1993): the preconditioner may be another function in each step.
 
     That can be a solver that iterates, stopped early: `FGMRES(preconditioner=CG(rtol=1e-1))`. It keeps the
@@ -91,9 +88,6 @@ class FGMRES(AbstractLinearSolver):
     max_cycles: int = 100
     preconditioner: Callable | AbstractPreconditioner | AbstractLinearSolver | None = None
     check: float | None = None
-
-    def limit(self, precision):
-        return _stopping.limit(self.rtol, precision)
 
     def prepare(self, operator: Operator):
         own = self.preconditioner

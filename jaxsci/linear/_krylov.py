@@ -9,11 +9,10 @@ from .. import _tree
 from . import _stopping
 from ._operator import Operator
 from ._preconditioner import AbstractPreconditioner, preconditioner, prepare
-from ._solver import AbstractLinearSolver
 from ._verify import symmetry_faults
 
 
-class CG(AbstractLinearSolver):
+class CG(_stopping.AbstractIterativeSolver):
     """Preconditioned conjugate gradients (Hestenes & Stiefel 1952) for a symmetric positive
     definite A. Keeps the sharding of the unknown: only inner products are reduced.
 
@@ -30,9 +29,6 @@ class CG(AbstractLinearSolver):
     max_steps: int | None = None
     preconditioner: Callable | AbstractPreconditioner | None = None
     check: float | None = None
-
-    def limit(self, precision):
-        return _stopping.limit(self.rtol, precision)
 
     def prepare(self, operator: Operator):
         return prepare(self.preconditioner, operator)
@@ -65,7 +61,7 @@ class CG(AbstractLinearSolver):
         return symmetry_faults(operator, seed, True)
 
 
-class BiCGStab(AbstractLinearSolver):
+class BiCGStab(_stopping.AbstractIterativeSolver):
     """Stabilised biconjugate gradients (van der Vorst 1992) for a general square A, with right
     preconditioning. Memory: seven copies of the unknown. Two products an iteration.
 
@@ -83,9 +79,6 @@ class BiCGStab(AbstractLinearSolver):
     max_steps: int | None = None
     preconditioner: Callable | AbstractPreconditioner | None = None
     check: float | None = None
-
-    def limit(self, precision):
-        return _stopping.limit(self.rtol, precision)
 
     def prepare(self, operator: Operator):
         return prepare(self.preconditioner, operator)

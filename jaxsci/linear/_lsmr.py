@@ -11,7 +11,6 @@ from jaxtyping import Array, Float, Int, PyTree
 from .. import _tree
 from . import _stopping
 from ._operator import Operator
-from ._solver import AbstractLinearSolver
 
 
 class LeastSquaresSolution(eqx.Module):
@@ -152,7 +151,7 @@ def _bidiagonalised(mv: Callable, adjoint: Callable, b, damping, limit, aims):
     return x, k
 
 
-class LSMR(AbstractLinearSolver):
+class LSMR(_stopping.AbstractIterativeSolver):
     """LSMR (Fong & Saunders 2011) for a square A: least squares by products with A and Aᴴ, without a basis.
 
     For an A that is ill-suited to GMRES, such as a rotation; iterations grow with the condition number, as
@@ -169,9 +168,6 @@ class LSMR(AbstractLinearSolver):
     rtol: float | None = None
     max_steps: int | None = None
     check: float | None = None
-
-    def limit(self, precision):
-        return _stopping.limit(self.rtol, precision)
 
     def prepare(self, operator: Operator):
         return None

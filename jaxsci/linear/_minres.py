@@ -9,11 +9,10 @@ from .. import _tree
 from . import _stopping
 from ._operator import Operator
 from ._preconditioner import AbstractPreconditioner, preconditioner, prepare
-from ._solver import AbstractLinearSolver
 from ._verify import symmetry_faults
 
 
-class MINRES(AbstractLinearSolver):
+class MINRES(_stopping.AbstractIterativeSolver):
     """Minimal residuals (Paige & Saunders 1975) for a symmetric A, definite or not; Hermitian if complex.
 
     One product an iteration and nine copies of the unknown, whatever the number of iterations: for saddle
@@ -34,9 +33,6 @@ class MINRES(AbstractLinearSolver):
     max_steps: int | None = None
     preconditioner: Callable | AbstractPreconditioner | None = None
     check: float | None = None
-
-    def limit(self, precision):
-        return _stopping.limit(self.rtol, precision)
 
     def prepare(self, operator: Operator):
         return prepare(self.preconditioner, operator)

@@ -35,6 +35,10 @@ class Neumann(AbstractLinearSolver):
         if isinstance(self.terms, bool) or not isinstance(self.terms, int) or self.terms < 1:
             raise ValueError(f"`terms` is {self.terms!r}; expected an int ≥ 1.")
 
+    @property
+    def direct(self):
+        return False
+
     def prepare(self, operator: Operator):
         return None
 

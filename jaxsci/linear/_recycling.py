@@ -14,12 +14,11 @@ from .. import _tree
 from . import _stopping
 from ._operator import Operator
 from ._preconditioner import AbstractPreconditioner, preconditioner, prepare
-from ._solver import AbstractLinearSolver
 
 _times = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
 
 
-class DeflatedCG(AbstractLinearSolver):
+class DeflatedCG(_stopping.AbstractIterativeSolver):
     """Conjugate gradients in which k given directions W are solved for exactly (Saad, Yeung, Erhel,
     Guyomarc'h 2000), for a symmetric positive definite A; Hermitian if complex.
 
@@ -44,9 +43,6 @@ class DeflatedCG(AbstractLinearSolver):
     preconditioner: Callable | AbstractPreconditioner | None = None
     check: float | None = None
     window: int = eqx.field(static=True, default=20)
-
-    def limit(self, precision):
-        return _stopping.limit(self.rtol, precision)
 
     def prepare(self, operator: Operator):
         return self._images(operator), prepare(self.preconditioner, operator)

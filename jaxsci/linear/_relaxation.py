@@ -10,7 +10,6 @@ from ._krylov import CG
 from ._operator import Operator
 from ._orders import AbstractOrder, NaturalOrder
 from ._preconditioner import AbstractPreconditioner
-from ._solver import AbstractLinearSolver
 
 
 def _check_omega(omega: float | Array, who: str) -> None:
@@ -21,7 +20,7 @@ def _check_omega(omega: float | Array, who: str) -> None:
         )
 
 
-class SOR(AbstractLinearSolver):
+class SOR(_stopping.AbstractIterativeSolver):
     """x ← x + (D/ω + L)⁻¹ (b − A x) with A = L + D + U: successive over-relaxation.
 
     Converges for a symmetric positive definite A and 0 < ω < 2 (Ostrowski–Reich). It changes the number of
@@ -49,9 +48,6 @@ class SOR(AbstractLinearSolver):
 
     def __check_init__(self):
         _check_omega(self.omega, "SOR")
-
-    def limit(self, precision):
-        return _stopping.limit(self.rtol, precision)
 
     def prepare(self, operator: Operator):
         return self.order.prepare(operator)
@@ -105,7 +101,7 @@ class SSOR(AbstractPreconditioner):
         return jtu.tree_map(lambda x, r: ((2 - self.omega) / self.omega * x).astype(r.dtype), x, r)
 
 
-class SSORCG(AbstractLinearSolver):
+class SSORCG(_stopping.AbstractIterativeSolver):
     """Conjugate gradients with the preconditioner `SSOR(omega, order)`, for a symmetric positive definite A.
 
     **Arguments:**
@@ -120,9 +116,6 @@ class SSORCG(AbstractLinearSolver):
     rtol: float | Array | None = None
     max_steps: int | None = None
     check: float | None = None
-
-    def limit(self, precision):
-        return _stopping.limit(self.rtol, precision)
 
     def _solver(self):
         return CG(self.rtol, self.max_steps, SSOR(self.omega, self.order), self.check)

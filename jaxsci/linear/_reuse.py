@@ -35,6 +35,10 @@ class Reuse(AbstractLinearSolver):
     def check(self):
         return self.solver.check
 
+    @property
+    def direct(self):
+        return False
+
     def prepare(self, operator: Operator):
         return None
 

@@ -14,7 +14,6 @@ from . import _stopping
 from ._lsmr import LeastSquaresSolution, lsmr
 from ._operator import Operator
 from ._preconditioner import AbstractPreconditioner
-from ._solver import AbstractLinearSolver
 
 _times = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
 
@@ -50,7 +49,7 @@ def _swept(matrix: Array, b: Array, target: Array, sweeps: int, steps: int, step
     return x, k * steps
 
 
-class Kaczmarz(AbstractLinearSolver):
+class Kaczmarz(_stopping.AbstractIterativeSolver):
     """x ← x + Sᴴ (S Sᴴ)⁺ (S x* − S x) for random blocks S of the rows of A (Strohmer & Vershynin 2009;
     Needell & Tropp 2014): one row or one block is looked at in a step.
 
@@ -75,9 +74,6 @@ class Kaczmarz(AbstractLinearSolver):
     rtol: float | None = None
     max_sweeps: int = 1000
     check: float | None = None
-
-    def limit(self, precision):
-        return _stopping.limit(self.rtol, precision)
 
     def prepare(self, operator: Operator):
         if self.block < 1 or operator.size % self.block:
@@ -107,7 +103,7 @@ class Kaczmarz(AbstractLinearSolver):
         return _tree.unravel(x, b), k
 
 
-class SketchAndProject(AbstractLinearSolver):
+class SketchAndProject(_stopping.AbstractIterativeSolver):
     """x ← x + (S A)ᴴ (S A (S A)ᴴ)⁺ S (b − A x) with a new Gaussian S of `size` rows in each step (Gower &
     Richtárik 2015): the nearest point to x at which the sketched equations hold.
 
@@ -127,9 +123,6 @@ class SketchAndProject(AbstractLinearSolver):
     rtol: float | None = None
     max_sweeps: int = 1000
     check: float | None = None
-
-    def limit(self, precision):
-        return _stopping.limit(self.rtol, precision)
 
     def prepare(self, operator: Operator):
         if not 1 <= self.size <= operator.size:

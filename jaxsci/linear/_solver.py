@@ -27,6 +27,11 @@ class AbstractLinearSolver(eqx.Module):
         """Whether x is A⁻¹b; False for a solver that gives A⁺b."""
         return True
 
+    @property
+    def direct(self) -> bool:
+        """Whether all the work is in `prepare`, and what it returns solves for any b."""
+        return True
+
     @abc.abstractmethod
     def prepare(self, operator: Operator) -> Any:
         """What can be computed before the right-hand side is known (factors, a preconditioner)."""

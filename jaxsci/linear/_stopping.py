@@ -1,22 +1,35 @@
 """When an iteration stops, and how well it has to have done."""
 
+from typing import Any
+
+import equinox as eqx
 import jax.numpy as jnp
 import jax.tree_util as jtu
 from jaxtyping import Array, PyTree
 
 from .. import _tree
 from ._operator import Operator
+from ._solver import AbstractLinearSolver
+
+
+class AbstractIterativeSolver(AbstractLinearSolver):
+    """Iterates until ‖b − A x‖₂ ≤ rtol ‖b‖₂; None: 30 times the precision."""
+
+    rtol: eqx.AbstractVar[Any]
+
+    @property
+    def direct(self):
+        return False
+
+    def limit(self, precision):
+        # A tolerance that was asked for is accepted, with room for what recurrences lose.
+        return precision**0.5 if self.rtol is None else jnp.maximum(precision**0.5, 10 * self.rtol)
 
 
 def target(rtol: float | None, b: PyTree[Array]) -> Array:
     """The norm of a residual that is small enough for the right-hand side b."""
     dtype = jnp.result_type(*jtu.tree_leaves(b))
     return (30 * float(jnp.finfo(dtype).eps) if rtol is None else rtol) * _tree.norm(b)
-
-
-def limit(rtol: float | None, precision: float) -> float | Array:
-    """A tolerance that was asked for is accepted, with room for what recurrences lose."""
-    return precision**0.5 if rtol is None else jnp.maximum(precision**0.5, 10 * rtol)
 
 
 def steps(max_steps: int | None, operator: Operator) -> int:

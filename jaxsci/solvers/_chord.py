@@ -87,13 +87,12 @@ class Chord(AbstractPlainSolver, optx.AbstractRootFinder):
         progress = start(lambda y: fn(y, args)[0], y)
         operator = self._operator(fn, y, args, tags)
         solver = self._linear(operator)
-        factors = solver.prepare(operator)
-        if len(jax.tree.leaves(factors)) == 0:
+        if not solver.direct:
             raise ValueError(
                 f"`linear_solver` is {type(solver).__name__}, which has no factors to keep. Use a direct "
                 "solver, such as jaxsci.linear.LU(), or jaxsci.solvers.NewtonKrylov."
             )
-        yes = jnp.array(True)
+        yes, factors = jnp.array(True), solver.prepare(operator)
         return _State(progress, factors, yes, yes, jnp.full_like(progress.size, jnp.inf), jnp.array(1))
 
     def _operator(self, fn, y, args, tags) -> Operator:

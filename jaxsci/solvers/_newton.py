@@ -58,7 +58,7 @@ class Newton(AbstractPlainSolver, optx.AbstractRootFinder):
     def init(self, fn, y, args, options, f_struct, aux_struct, tags):
         progress = start(lambda y: fn(y, args)[0], y)
         factors = None
-        if "factors" in options:
+        if "factors" in options and self._linear(Operator(lambda v: v, y, None, tags)).direct:
             residual = lambda y: fn(y, args)[0]
             shapes = jax.eval_shape(lambda: self._factorised(residual, y, tags)[2])
             factors = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
@@ -81,18 +81,17 @@ class Newton(AbstractPlainSolver, optx.AbstractRootFinder):
         """The next point and state, the full Newton step and the fraction of it that was taken."""
         residual = lambda y: fn(y, args)[0]
         solver, operator, factors = self._factorised(residual, y, tags, near)
-        direct = len(jax.tree.leaves(factors)) > 0
         before = state.progress
-        step, ok, iterations = _solved(solver, operator, factors, before.f, direct)
+        step, ok, iterations = _solved(solver, operator, factors, before.f)
         direction = jax.tree.map(jnp.negative, step)
         short = relative_length(direction, y, self.rtol, self.atol)
         t, f, size, gained = backtrack(residual, y, direction, before.size, 1.0, short <= 1, self.halvings)
         y = _tree.axpy(t, direction, y)
         relative = jnp.where(t == 1, short, jnp.inf)
-        if chord and direct:
+        if chord and solver.direct:
             # The factors tell what one more step would be, but for a part of the size of this step. If
             # that is inside the tolerance, and a tenth of this step at most, it is taken as the last one.
-            last, solved, _ = _solved(solver, operator, factors, f, direct)
+            last, solved, _ = _solved(solver, operator, factors, f)
             length = relative_length(last, y, self.rtol, self.atol)
             final = (t == 1) & solved & (length <= 1) & (length <= 0.1 * short)
             y = _tree.where(final, _tree.axpy(-1.0, last, y), y)
@@ -124,10 +123,10 @@ class Newton(AbstractPlainSolver, optx.AbstractRootFinder):
         return y, aux, stats
 
 
-def _solved(solver, operator, factors, b, direct):
+def _solved(solver, operator, factors, b):
     """A⁻¹b, whether it can be used, iterations. The equations themselves check what factors gave: only
     NaN, of a singular matrix, is looked for."""
-    if not direct:
+    if not solver.direct:
         return solver.solve(operator, factors, b)
     x, iterations = solver.apply(operator, factors, b, False)
     return x, jnp.isfinite(_tree.norm(x)), iterations

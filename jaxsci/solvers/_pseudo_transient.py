@@ -84,7 +84,7 @@ class PseudoTransient(AbstractPlainSolver, optx.AbstractRootFinder):
         progress = start(lambda y: fn(y, args)[0], y)
         shift = jnp.ones_like(progress.size) / self.first_step
         factors = None
-        if "factors" in options:
+        if "factors" in options and self._linear(Operator(lambda v: v, y, None, tags)).direct:
             residual = lambda y: fn(y, args)[0]
             shapes = jax.eval_shape(lambda: self._factorised(residual, y, shift, tags)[2])
             factors = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
