@@ -1,12 +1,12 @@
 """The coefficients of an operator that couples each point of a grid to its neighbors."""
 
+import functools
 import itertools
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 import jax.tree_util as jtu
-import numpy as np
 from jaxtyping import Array
 
 from .. import _tree
@@ -41,13 +41,25 @@ def coefficients(mv: Callable, shape: tuple[int, ...], dtype, *like: Array) -> A
     Points whose indices are equal modulo 3 share a product. A row touches one point of each color.
     """
     dimensions = len(shape)
-    color = np.indices(shape) % 3  # (d, *shape)
-    number = lambda c: sum(c[axis] * 3 ** (dimensions - 1 - axis) for axis in range(dimensions))
-    combs = np.stack([number(color) == k for k in range(3**dimensions)])
-    images = jax.vmap(mv)(_tree.vary_like(jnp.asarray(combs, dtype), *like))
-    shift = [np.reshape(o, (dimensions,) + (1,) * dimensions) for o in offsets(dimensions)]
-    picked = np.stack([number((color + o) % 3) for o in shift])
-    return jnp.take_along_axis(images, jnp.asarray(picked), axis=0)
+    count = 3**dimensions
+    # Made as the program runs: constants of many times the size of the unknown would be in the program, and
+    # XLA would compute with them as it compiles.
+    indices = [jax.lax.broadcasted_iota(jnp.int32, shape, axis) for axis in range(dimensions)]
+    indices = jax.lax.optimization_barrier(indices)
+
+    def number(offset):
+        """The color of the point i + offset."""
+        places = (
+            (i + o + 3) % 3 * 3 ** (dimensions - 1 - k)
+            for k, (i, o) in enumerate(zip(indices, offset, strict=True))
+        )
+        return functools.reduce(jnp.add, places)
+
+    colors = jnp.arange(count, dtype=jnp.int32).reshape(-1, *[1] * dimensions)
+    combs = (number((0,) * dimensions) == colors).astype(dtype)
+    images = jax.vmap(mv)(_tree.vary_like(combs, *like))
+    picked = jnp.stack([number(offset) for offset in offsets(dimensions)])
+    return jnp.take_along_axis(images, picked, axis=0)
 
 
 def shifted(x: Array, offset: tuple[int, ...]) -> Array:
