@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import jaxsci as jsci
-from jaxsci.linear import CG, GMRES, LU, Cholesky, Sparse, auto
+from jaxsci.linear import CG, GMRES, LU, Banded, Cholesky, Sparse, auto
 
 ASDEX = importlib.util.find_spec("asdex") is not None
 WHERE = "for every y" if ASDEX else "at this y only"
@@ -39,11 +39,11 @@ full = jnp.asarray(np.random.default_rng(0).normal(size=(100, 100)))
 
 CASES = {
     # fn, y, a, bandwidth, entries, blocks, symmetric, positive, kind of solver
-    "heat": (heat, line, 1.0, (1, 1), 598, 1, True, True, Sparse),
-    "wind": (wind, line, 1.0, (1, 1), 598, 1, False, False, Sparse),
-    "indefinite": (heat, line, -5.0, (1, 1), 598, 1, True, False, Sparse),
+    "heat": (heat, line, 1.0, (1, 1), 598, 1, True, True, Banded),
+    "wind": (wind, line, 1.0, (1, 1), 598, 1, False, False, Banded),
+    "indefinite": (heat, line, -5.0, (1, 1), 598, 1, True, False, Banded),
     "square": (square, box(20), 1.0, (20, 20), 1920, 1, True, True, Sparse),
-    "pointwise": (lambda u, a: u**3 - a, line, 1.0, (0, 0), 200, 200, True, True, Sparse),
+    "pointwise": (lambda u, a: u**3 - a, line, 1.0, (0, 0), 200, 200, True, True, Banded),
     "dense": (lambda u, a: full @ u + a, line[:100], 1.0, (99, 99), 10000, 1, False, False, LU),
     "small": (heat, line[:8], 1.0, (1, 1), 22, 1, True, True, Cholesky),
 }
@@ -88,7 +88,7 @@ def test_large_and_promised():
     report = auto(promised, y, 0.0)
     assert isinstance(report.solver, CG) and report.checks["positive"] == "promised by the residual"
     large = auto(jsci.Root(heat), y, 1.0)
-    assert large.positive and "pivots" in large.checks["positive"] and isinstance(large.solver, Sparse)
+    assert large.positive and "pivots" in large.checks["positive"] and isinstance(large.solver, Banded)
     assert not auto(jsci.Root(heat), y, -5.0).positive
 
 

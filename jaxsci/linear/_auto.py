@@ -15,6 +15,7 @@ from scipy.sparse.csgraph import connected_components
 from scipy.sparse.linalg import splu
 
 from .. import _tree
+from ._banded import NARROW, Banded
 from ._dense import LU, Cholesky
 from ._gmres import GMRES
 from ._incomplete import IncompleteLU
@@ -273,10 +274,13 @@ def _choice(n: int, pattern: Pattern | None, positive: bool, near: bool) -> tupl
         return dense, f"{n} unknowns, {kind}: a dense factorisation is quickest."
     krylov = CG if positive else GMRES
     if pattern is not None:
+        caution = "" if pattern.exact else " (seen at this y; elsewhere, NaN if it does not hold)"
+        lower, upper = pattern.bandwidth
+        if lower + upper <= NARROW:
+            return Banded(lower, upper), f"a band of {lower} below and {upper} above{caution}: direct."
         sparse = Sparse(_given(pattern))
         w = sparse.width
         if 4 * w <= n and n * w <= (_QUICK if near else _FACTORS / 5):
-            caution = "" if pattern.exact else " (seen at this y; elsewhere, NaN if it does not hold)"
             return sparse, f"{pattern.nnz} entries in a band of half-width {w} when ordered{caution}: direct."
     if near:
         return krylov(), f"{n} unknowns, {kind}, and the residual has a preconditioner: matrix-free."
