@@ -112,6 +112,7 @@ def case(*covers: type, gradient: bool = True):
 
 # Public Equinox classes that no case covers, each with the reason.
 EXEMPT: dict[str, str] = {
+    "jaxsci.linear.KLU": "is SuiteSparse, on the CPU only",
     "jaxsci.solvers.External": "runs on the host, which an exported program does not have",
     "jaxsci.pde.Initial": "a record: the name of a field and an array",
     "jaxsci.pde.datasets.Paper": "draws samples with NumPy, before any program runs",

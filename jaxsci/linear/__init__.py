@@ -8,6 +8,7 @@ from ._choice import default_solver as default_solver
 from ._dense import LU as LU, Cholesky as Cholesky, PseudoInverse as PseudoInverse
 from ._gmres import FGMRES as FGMRES, GMRES as GMRES
 from ._incomplete import IncompleteLU as IncompleteLU
+from ._klu import KLU as KLU
 from ._kronecker import Kronecker as Kronecker
 from ._krylov import CG as CG, BiCGStab as BiCGStab
 from ._learned import (

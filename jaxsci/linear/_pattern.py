@@ -61,6 +61,15 @@ class Pattern:
         kind = "" if self.exact else ", seen at one point"
         return f"Pattern({self.size}×{self.size}, {self.nnz} entries{kind})"
 
+    def require_exact(self) -> None:
+        """Raise `ValueError` if it was found from numbers at one point."""
+        if not self.exact:
+            raise ValueError(
+                f"`pattern` is {self}, found from numbers at one point: elsewhere other entries may "
+                "be nonzero. If you know that it holds, say so: Pattern((rows, columns), size); or use "
+                "jaxsci.linear.detect_pattern."
+            )
+
     @property
     def nnz(self) -> int:
         """The number of entries."""

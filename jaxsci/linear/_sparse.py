@@ -47,12 +47,7 @@ class Sparse(AbstractLinearSolver):
 
     def __init__(self, pattern: Any, *, check: float | None = None, refinements: int = 1):
         self.pattern = pattern if isinstance(pattern, Pattern) else Pattern(pattern)
-        if not self.pattern.exact:
-            raise ValueError(
-                f"`pattern` is {self.pattern}, found from numbers at one point: elsewhere other entries may "
-                "be nonzero. If you know that it holds, say so: Pattern((rows, columns), size); or use "
-                "jaxsci.linear.detect_pattern."
-            )
+        self.pattern.require_exact()
         self.check = check
         self.refinements = refinements
 
