@@ -5,7 +5,7 @@ import sys
 
 # Cases whose rows are CPU times of programs of a few milliseconds: on one core, since threads that wait for
 # work use time as well.
-PINNED = {"implicit"}
+PINNED = {"implicit", "linear", "linear_direct"}
 
 if PINNED.intersection(sys.argv) and "sched_setaffinity" in vars(os):
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
