@@ -1,7 +1,12 @@
 """What every test shares: eight simulated CPU devices, float64, explicit random keys."""
 
 import os
+import signal
 from importlib.metadata import version
+
+# A shell lets what it starts in the background ignore Ctrl-C, which several tests send.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Before JAX is imported: XLA reads these when its first client starts. NPROC sizes its thread
 # pools; with fewer cores than simulated devices, jax 0.10 can otherwise wait for ever on a
