@@ -231,6 +231,8 @@ class _Form:
         array, prepared = jtu.tree_unflatten(self.structure, prepared)
         operator = self.rule.operator(ys, consts, array)
         solver = self.rule.solver(operator, consts)
+        if not solver.direct:
+            operator = self.rule.iterable(operator, ys, consts)
         x, ok, _ = solver.solve(operator, prepared, tuple(b), transpose=self.transpose)
         if self.rule.throw and not _tree.in_manual_region():
             x = RESULTS.derivative_failed.error_if(x, ~ok)

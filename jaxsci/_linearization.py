@@ -13,6 +13,7 @@ from jaxtyping import Array, PyTree
 from . import _tree
 from ._residual import AbstractResidual, Derivative, Pure, check_square, hoist
 from .linear import AbstractLinearSolver, Operator, default_solver
+from .linear._operator import linearized
 
 
 def linearize(residual: AbstractResidual, y: PyTree[Array], args: PyTree, linear_solver, throw: bool):
@@ -76,9 +77,8 @@ class Rule:
     tags: frozenset
     throw: bool
     sizes: tuple[int, ...]
-    traced: dict = dataclasses.field(
-        default_factory=dict, repr=False
-    )  # the solves made with it, see _adjoint
+    # The solves made with it; see _adjoint.
+    traced: dict = dataclasses.field(default_factory=dict, repr=False)
 
     def equations(self, ys, own):
         return _tree.shaped_like(ys, self.residual.flat(own, *ys))
@@ -97,6 +97,14 @@ class Rule:
             of_near = split(consts, self.sizes)[4]
             near = lambda r: tuple(_tree.shaped_like(ys, self.near.flat(of_near, *ys, *r)))
         return Operator(lambda v: self.mv(ys, consts, v), tuple(ys), array, self.tags, near)
+
+    def iterable(self, operator: Operator, ys, consts) -> Operator:
+        """The same for products in a loop: what A v needs of y and θ alone is computed once, before it."""
+        if self.product is not None:
+            return operator
+        own = split(consts, self.sizes)[0]
+        push = linearized(lambda *y: self.equations(y, own), *ys)
+        return dataclasses.replace(operator, mv=lambda v: tuple(push(*v)))
 
     def solver(self, operator, consts) -> AbstractLinearSolver:
         solver = self.solver_of(split(consts, self.sizes)[3])

@@ -88,6 +88,8 @@ class BiCGStab(_stopping.AbstractIterativeSolver):
         precondition = preconditioner(self.preconditioner, operator, prepared, transpose)
         target, limit = _stopping.target(self.rtol, b), _stopping.steps(self.max_steps, operator)
 
+        zero = jtu.tree_map(jnp.zeros_like, b)
+
         def unfinished(carry):
             k, _, r, _, rho, _ = carry
             return (k < limit) & (_tree.norm(r) > target) & (rho != 0) & jnp.isfinite(rho)
@@ -98,10 +100,16 @@ class BiCGStab(_stopping.AbstractIterativeSolver):
             v = mv(ahead)
             alpha = rho / _tree.dot(b, v)
             x, s = _tree.axpy(alpha, ahead, x), _tree.axpy(-alpha, v, r)
-            ahead = precondition(s)
-            t = mv(ahead)
+
+            def second(carry):
+                ahead = precondition(s)
+                return ahead, mv(ahead), carry[2] | True
+
+            # Not if the half step has solved the system: a loop and not a `cond`, of which `vmap` would
+            # execute both branches. t = 0 otherwise only where s is.
+            solved = _tree.norm(s) <= target
+            ahead, t, _ = _tree.while_loop(lambda carry: ~carry[2], second, (zero, zero, solved))
             size = _tree.dot(t, t).real
-            # t = 0 only where s is: the half step has solved the system.
             omega = jnp.where(size == 0, 0, _tree.dot(t, s) / jnp.where(size == 0, 1, size))
             x, r = _tree.axpy(omega, ahead, x), _tree.axpy(-omega, t, s)
             new = _tree.dot(b, r)
@@ -109,7 +117,6 @@ class BiCGStab(_stopping.AbstractIterativeSolver):
             p = _tree.axpy(beta, _tree.axpy(-omega, v, p), r)
             return k + 1, x, r, p, new, omega
 
-        zero = jtu.tree_map(jnp.zeros_like, b)
         rho = _tree.dot(b, b)
         k, x, *_ = _tree.while_loop(unfinished, iterate, (jnp.array(0), zero, b, b, rho, jnp.zeros_like(rho)))
         return x, k

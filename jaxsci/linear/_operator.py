@@ -70,6 +70,19 @@ class Operator(eqx.Module):
         return Operator(mv_t, self.like, dense, self.tags, m_t)
 
 
+def linearized(fn: Callable, *y: PyTree) -> Callable:
+    """v ↦ (∂fn/∂y) v at y, for products in a loop: what does not depend on v is computed here, once.
+
+    `jax.jvp` inside of the loop would leave that to the compiler, which does not look into inner loops.
+    """
+    push = jax.linearize(fn, *y)[1]
+
+    def product(*v):
+        return push(*jtu.tree_map(lambda t, x: _tree.vary_like(jnp.asarray(t, x.dtype), x), v, y))
+
+    return product
+
+
 def transposed(fn: Callable) -> Callable:
     """v ↦ Mᵀ v for a linear v ↦ M v from one structure to itself."""
     return lambda v: jax.linear_transpose(fn, v)(v)[0]

@@ -1,5 +1,6 @@
 """Newton's method for roots."""
 
+import dataclasses
 import functools
 from typing import Any
 
@@ -12,6 +13,7 @@ from jaxtyping import Array, Bool
 from .. import _tree
 from .._solution import RESULTS
 from ..linear import AbstractLinearSolver, Operator, Reuse, default_solver
+from ..linear._operator import linearized
 from ..linear._solver import check_linear_solver
 from ._globalization import Progress, backtrack, relative_length, start
 from ._plain import AbstractPlainSolver, check_tolerances
@@ -105,6 +107,8 @@ class Newton(AbstractPlainSolver, optx.AbstractRootFinder):
         near = None if near is None else functools.partial(near, y)
         operator = Operator(lambda v: jax.jvp(residual, (y,), (v,))[1], y, None, tags, near)
         solver = self._linear(operator)
+        if not solver.direct:
+            operator = dataclasses.replace(operator, mv=linearized(residual, y))
         return solver, operator, solver.prepare(operator)
 
     def _linear(self, operator):

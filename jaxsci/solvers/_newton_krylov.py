@@ -13,6 +13,7 @@ from jaxtyping import Array, Bool
 from .. import _tree
 from .._solution import RESULTS
 from ..linear import CG, GMRES, AbstractLinearSolver, AbstractPreconditioner, Operator
+from ..linear._operator import linearized
 from ..linear._solver import check_linear_solver
 from ._globalization import Progress, backtrack, relative_length, start
 from ._plain import AbstractPlainSolver, check_tolerances
@@ -121,7 +122,7 @@ class NewtonKrylov(AbstractPlainSolver, optx.AbstractRootFinder):
         before, forcing = state.progress, state.forcing
         near = options.get("preconditioner")
         near = None if near is None else functools.partial(near, y)
-        operator = Operator(lambda v: jax.jvp(residual, (y,), (v,))[1], y, None, tags, near)
+        operator = Operator(linearized(residual, y), y, None, tags, near)
         solver = self.linear_solver
         if solver is None:
             solver = CG() if operator.positive else GMRES()
