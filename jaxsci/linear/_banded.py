@@ -255,7 +255,7 @@ class Banded(AbstractLinearSolver):
         v = _tree.vary_like(_tree.ravel(b), prepared)
         solve = lambda r: self._solve(prepared, r)
         # The elimination is a product of maps of b, and its transpose the product of their transposes.
-        back = (lambda r: jax.linear_transpose(solve, r)(r)[0]) if transpose else solve
+        back = (lambda r: jax.vjp(solve, jnp.zeros_like(r))[1](r)[0]) if transpose else solve
         x = refined(back, raveled(operator, transpose), v, self.refinements)
         return _tree.unravel(x, b), jnp.array(0)
 

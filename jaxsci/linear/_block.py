@@ -173,7 +173,8 @@ class BlockTridiagonal(AbstractLinearSolver):
     def apply(self, operator, prepared, b, transpose):
         v = _tree.vary_like(_tree.ravel(b), prepared)
         solve = lambda r: self._solve(prepared, r)
-        back = (lambda r: jax.linear_transpose(solve, r)(r)[0]) if transpose else solve
+        # Not `linear_transpose`: jax 0.8 transposes a scan only where it has linearised it itself.
+        back = (lambda r: jax.vjp(solve, jnp.zeros_like(r))[1](r)[0]) if transpose else solve
         x = refined(back, raveled(operator, transpose), v, self.refinements)
         return _tree.unravel(x, b), jnp.array(0)
 

@@ -127,7 +127,7 @@ def _back(factors: tuple[Array, ...], b: Array, order: np.ndarray, transpose: bo
     solve = lambda blocks: _substituted(factors, blocks)
     blocks = jnp.zeros(count * w, b.dtype).at[:n].set(b[order]).reshape(count, w)
     blocks = _tree.vary_like(blocks, factors, b)
-    x = jax.linear_transpose(solve, blocks)(blocks)[0] if transpose else solve(blocks)
+    x = jax.vjp(solve, jnp.zeros_like(blocks))[1](blocks)[0] if transpose else solve(blocks)
     return jnp.zeros_like(b).at[order].set(x.ravel()[:n])
 
 
