@@ -283,7 +283,7 @@ def _time_steps(name: str, quick: bool) -> Iterator[Row]:
         tight = jax.jit(_integrated(banded, 1e-10))(lines, y0, t1)[0] if n <= 1024 else None
         default = diffrax.with_stepsize_controller_tols(diffrax.VeryChord)()
         kinds = {"jaxsci, banded": banded} | ({"diffrax, default": default} if n <= dense_limit else {})
-        each = {}
+        each, errors = {}, {}
         for kind, finder in kinds.items():
             found = measure(
                 _integrated(finder, 1e-6), lines, y0, t1, repeats=1 if n > 2048 or kind[0] == "d" else 3
@@ -293,12 +293,15 @@ def _time_steps(name: str, quick: bool) -> Iterator[Row]:
             label = f"{name}, n = {n}: {kind}"
             yield Row(label, 1e3 * each[kind], "ms/step", detail=found.as_detail() | {"steps": int(count)})
             if tight is not None:
-                yield Row(f"{label}: error", _far(y, tight))
+                errors[kind] = _far(y, tight)
+                yield Row(f"{label}: error", errors[kind])
         ours[n], steps[n] = each["jaxsci, banded"], count
         if len(each) == 2:
             target = 20.0 if n == 1024 else None
             ratio = each["diffrax, default"] / each["jaxsci, banded"]
             yield Row(f"{name}, n = {n}: diffrax / ours", ratio, "", target, Better.HIGHER)
+            ratio = errors["jaxsci, banded"] / errors["diffrax, default"]
+            yield Row(f"{name}, n = {n}: our error / diffrax's", ratio, "", None if quick else 1.1)
     first, last = (32, 64) if quick else (1024, 8192)
     exponent = np.log(ours[last] / ours[first]) / np.log(last / first)
     yield Row(f"{name}: growth of the time of a step with n", exponent, "", None if quick else 1.1)
