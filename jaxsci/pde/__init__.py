@@ -10,6 +10,7 @@ from ._conditions import (
     Face as Face,
     Initial as Initial,
     Neumann as Neumann,
+    Part as Part,
     Periodic as Periodic,
     Robin as Robin,
     high as high,

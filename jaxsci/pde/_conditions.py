@@ -23,6 +23,17 @@ class Face(eqx.Module):
             raise ValueError(f"`outward` is {self.outward!r}; expected -1 (lower end) or +1 (upper end).")
 
 
+class Part(eqx.Module):
+    """A named part of the boundary of a domain that is no box: `Part("hole")`.
+
+    **Arguments:**
+
+    - `name`: as the domain calls it.
+    """
+
+    name: str = eqx.field(static=True)
+
+
 def low(axis: str) -> Face:
     """The face at the lower end of the axis named `axis`; its outward normal is −axis."""
     return Face(axis, -1)
