@@ -6,6 +6,7 @@ from ._axes import (
 )
 from ._conditions import (
     AbstractFaceCondition as AbstractFaceCondition,
+    Data as Data,
     Dirichlet as Dirichlet,
     Face as Face,
     Initial as Initial,
@@ -28,6 +29,7 @@ from ._equation import (
     parse as parse,
     pointwise as pointwise,
     required as required,
+    written_out as written_out,
 )
 from ._grid import Grid as Grid
 from ._method_of_lines import MethodOfLines as MethodOfLines
