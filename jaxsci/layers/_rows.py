@@ -158,12 +158,15 @@ def _linearised(grid, equation, conditions, reference) -> tuple[np.ndarray, np.n
     blocks = np.zeros((count, len(fields), cells, len(fields), cells))
     lags = np.zeros((weights.shape[0] - 1, count, len(fields), len(fields), cells))
     for derivative in needed:
-        matrix = np.ones((1, 1))
-        for name, size in zip(space, sizes, strict=True):
-            along = np.eye(size)
-            if derivative.order(name) > 0:
-                along = np.asarray(grid.operator(derivative, name, conditions)[0])
-            matrix = np.kron(matrix, along)
+        matrix = np.zeros((cells, cells))
+        for term in pde.written_out(derivative, space):
+            product = np.ones((1, 1))
+            for name, size in zip(space, sizes, strict=True):
+                along = np.eye(size)
+                if term.order(name) > 0:
+                    along = np.asarray(grid.operator(term, name, conditions)[0])
+                product = np.kron(product, along)
+            matrix += product
         f = fields.index(derivative.field)
         in_time = time is not None and derivative.order(time) > 0
         if in_time and len(derivative.along) > derivative.order(time):

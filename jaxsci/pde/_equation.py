@@ -12,6 +12,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
+# In the name of a derivative, the Laplacian; and the coordinate that it leaves out.
+LAP = "lap"
+TIME = "t"
+
 
 class UnknownName(AttributeError, ValueError):
     """A residual asked for a derivative or a coordinate that its equation does not declare."""
@@ -24,6 +28,7 @@ class Derivative(NamedTuple):
 
     - `field`: the field's name.
     - `along`: the coordinates differentiated along, once for each order; `()` is the field itself.
+        `"lap"`, always last, stands for the Laplacian.
     """
 
     field: str
@@ -31,12 +36,12 @@ class Derivative(NamedTuple):
 
     @property
     def name(self) -> str:
-        """How a residual calls it: `u`, `u_t`, `u_xx`."""
+        """How a residual calls it: `u`, `u_t`, `u_xx`, `u_lap`."""
         return self.field + ("_" + "".join(self.along) if self.along else "")
 
     def order(self, coordinate: str) -> int:
-        """How many times it is differentiated along `coordinate`."""
-        return self.along.count(coordinate)
+        """How many times it is differentiated along `coordinate`; a Laplacian counts as two, but for `t`."""
+        return self.along.count(coordinate) + 2 * self.along.count(LAP) * (coordinate != TIME)
 
 
 class _AbstractNamed(eqx.Module):
@@ -124,7 +129,9 @@ class AbstractEquation(eqx.Module):
                 return d.u_t + d.u * d.u_x - self.viscosity * d.u_xx
 
     A derivative is called by its field, an underscore and the coordinates (`d.v_xxy`); its order is
-    not limited. Names of fields and coordinates are identifiers that do not begin with `_`.
+    not limited. `d.u_lap` is the Laplacian Δu, the sum of second derivatives over every coordinate but
+    `t`, which costs less than its parts (`d.u_laplap` is Δ²u, `d.u_tlap` is Δu_t). Names of fields and
+    coordinates are identifiers that do not begin with `_`.
     """
 
     coordinates: eqx.AbstractClassVar[tuple[str, ...]]
@@ -147,7 +154,8 @@ def parse(name: str, fields: Sequence[str], coordinates: Sequence[str]) -> Deriv
     **Arguments:**
 
     - `name`: a field, or a field, an underscore and coordinates: `u`, `u_t`, `u_yx`. Coordinates
-        of several letters are matched longest first (`u_xit` is ∂²u/∂ξ∂t for `("xi", "t")`).
+        of several letters are matched longest first (`u_xit` is ∂²u/∂ξ∂t for `("xi", "t")`). `lap` is
+        the Laplacian over every coordinate but `t`, unless it can be read as coordinates.
     - `fields`, `coordinates`: the names allowed.
 
     **Returns:** the [`Derivative`][], with `along` sorted in the order of `coordinates`.
@@ -158,9 +166,12 @@ def parse(name: str, fields: Sequence[str], coordinates: Sequence[str]) -> Deriv
         if name == field:
             return Derivative(field)
         if name.startswith(field + "_"):
-            along = _split(name[len(field) + 1 :], sorted(coordinates, key=len, reverse=True))
+            letters, longest_first = name[len(field) + 1 :], sorted(coordinates, key=len, reverse=True)
+            along = _split(letters, longest_first)
+            if along is None and space(coordinates):
+                along = _split(letters, [*longest_first, LAP])
             if along:
-                return Derivative(field, tuple(sorted(along, key=tuple(coordinates).index)))
+                return Derivative(field, tuple(sorted(along, key=(*coordinates, LAP).index)))
     known = [
         Derivative(field, along).name
         for field in fields
@@ -169,8 +180,35 @@ def parse(name: str, fields: Sequence[str], coordinates: Sequence[str]) -> Deriv
     ]
     raise UnknownName(
         f"The equation has no derivative {name!r}: expected one of its fields {tuple(fields)}, "
-        f"alone or followed by an underscore and coordinates out of {tuple(coordinates)}."
+        f"alone or followed by an underscore and coordinates out of {tuple(coordinates)} (or lap, the "
+        "Laplacian)."
         f"{_nearest(name, known)}"
+    )
+
+
+def space(coordinates: Sequence[str]) -> tuple[str, ...]:
+    """The coordinates that a Laplacian sums over: all but `t`."""
+    return tuple(name for name in coordinates if name != TIME)
+
+
+def written_out(derivative: Derivative, coordinates: Sequence[str]) -> tuple[Derivative, ...]:
+    """The derivatives without a Laplacian that sum up to `derivative`: u_lap is u_xx + u_yy + ….
+
+    **Arguments:**
+
+    - `derivative`: any [`Derivative`][].
+    - `coordinates`: the names of all coordinates; `t` is left out.
+
+    **Returns:** a tuple, with repetitions (Δ²u holds u_xxyy twice).
+    """
+    if LAP not in derivative.along:
+        return (derivative,)
+    rest, order = derivative.along[:-1], (*coordinates, LAP).index
+    parts = (sorted((*rest, name, name), key=order) for name in space(coordinates))
+    return tuple(
+        term
+        for along in parts
+        for term in written_out(Derivative(derivative.field, tuple(along)), coordinates)
     )
 
 
@@ -266,7 +304,7 @@ def _traced(structure, leaves):
                 "batch coefficients with `jax.vmap` over the equation."
             )
     fields, coordinates = equation.fields, equation.coordinates
-    order = {name: i for i, name in enumerate(coordinates)}
+    order = {name: i for i, name in enumerate((*coordinates, LAP))}
     return tuple(
         sorted(
             seen,
@@ -297,10 +335,11 @@ def _validate(cls):
                 'for example ("u",) with its comma.'
             )
         for name in names:
-            if name.startswith("_") or name in _reserved:
+            if name.startswith("_") or name in _reserved or (what == "coordinates" and name == LAP):
                 raise ValueError(
                     f"`{cls.__name__}.{what}` holds the reserved name {name!r}; choose one that "
-                    f"does not begin with an underscore and is none of {sorted(_reserved)}."
+                    f"does not begin with an underscore and is none of {sorted(_reserved)} (nor is a "
+                    f"coordinate {LAP!r}, the Laplacian)."
                 )
 
 

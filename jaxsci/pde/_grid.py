@@ -1,5 +1,6 @@
 """The discrete twin: derivatives on a tensor grid, so that an equation's residual is a scheme."""
 
+import functools
 import math
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -9,7 +10,7 @@ from jaxtyping import Array, Float
 
 from ._axes import AbstractAxis, Ends, Wrap
 from ._conditions import AbstractFaceCondition, Condition, Face, Periodic
-from ._equation import Derivative, Derivatives, Point
+from ._equation import Derivative, Derivatives, Point, written_out
 
 
 class Grid(eqx.Module):
@@ -62,7 +63,7 @@ class Grid(eqx.Module):
         **Arguments:**
 
         - `values`: field name → array of shape `(*shape, *trailing)`.
-        - `required`: what [`required`][] found for an equation.
+        - `required`: what [`required`][] found for an equation. A Laplacian is the sum of its parts.
         - `conditions`: a condition for both faces, or `Periodic`, of every axis of `Cells` that a
             field is differentiated along.
 
@@ -72,14 +73,14 @@ class Grid(eqx.Module):
         that an axis cannot give.
         """
         conditions = tuple(conditions)
+        arrays = {}
         for derivative in required:
-            self._validate(values, derivative)
-        arrays = {
-            derivative.name: self._differentiate(
-                values[derivative.field], derivative, conditions, homogeneous
-            )
-            for derivative in required
-        }
+            terms = written_out(derivative, tuple(self.axes))
+            for term in terms:
+                self._validate(values, term)
+            field = values[derivative.field]
+            parts = [self._differentiate(field, term, conditions, homogeneous) for term in terms]
+            arrays[derivative.name] = functools.reduce(jnp.add, parts)
         names = tuple(dict.fromkeys(derivative.field for derivative in required))
         return Derivatives(arrays, names, tuple(self.axes))
 
@@ -169,12 +170,19 @@ class Grid(eqx.Module):
             )
         )
 
+    def _face_point(self, face, dtype):
+        """Where the rows of the other axes meet a face."""
+        others = Grid({name: axis for name, axis in self.axes.items() if name != face.axis})
+        faces = self.axes[face.axis].faces
+        at = jnp.asarray(faces[0] if face.outward < 0 else faces[-1], dtype)
+        return Point({**others.point(dtype)._arrays, face.axis: at})
+
     def _coefficients(self, condition, derivative, name, homogeneous, mixed, values):
         position = list(self.axes).index(name)
         shape = self.row_shape[:position] + self.row_shape[position + 1 :]
         trailing = values.ndim - len(self.axes)
         result = []
-        for coefficient in condition.coefficients():
+        for coefficient in condition.coefficients(self._face_point(condition.face, values.dtype)):
             coefficient = jnp.asarray(coefficient)
             if mixed and coefficient.ndim > 0:
                 raise ValueError(
