@@ -454,10 +454,11 @@ def linear_krylov():
     return lambda y0, args: [f(y0, args) for f, _, _ in cases], *cases[0][1:]
 
 
-@case(jsci.linear.DeflatedCG, jsci.linear.Kaczmarz, jsci.linear.SketchAndProject)
+@case(jsci.linear.DeflatedCG, jsci.linear.RecycledGMRES, jsci.linear.Kaczmarz, jsci.linear.SketchAndProject)
 def linear_deflated_and_sketched():
     solvers = (
         jsci.linear.DeflatedCG(jnp.ones((1, 3), jnp.float32), rtol=1e-5),
+        jsci.linear.RecycledGMRES(jnp.ones((1, 3), jnp.float32), rtol=1e-5),
         jsci.linear.Kaczmarz(rtol=1e-4),
         jsci.linear.SketchAndProject(size=2, rtol=1e-4),
     )
@@ -699,6 +700,32 @@ def collocation():
 def fno():
     network = nn.FNO(2, 3, (3, 2), width=4, depth=2, key=jax.random.key(0))
     return lambda network, x: network(x), network, jnp.ones((2, 5, 4))
+
+
+@case(
+    nn.MLP,
+    nn.Linear,
+    nn.ModifiedMLP,
+    nn.RWF,
+    nn.SIREN,
+    nn.PirateNet,
+    nn.Separable,
+    nn.RandomFourier,
+    nn.PeriodicEmbedding,
+    nn.Embedded,
+    nn.Scaled,
+)
+def networks_on_a_point():
+    size, key = {"width": 4, "depth": 2}, jax.random.key(0)
+    periodic = nn.PeriodicEmbedding({0: 2.0}, trainable=True)
+    networks = (
+        nn.Scaled((-1.0, 0.0), (1.0, 2.0), nn.Embedded(periodic, nn.MLP(3, 2, **size, key=key))),
+        nn.Embedded(nn.RandomFourier(2, 3, key=key), nn.ModifiedMLP(6, 2, **size, linear=nn.RWF, key=key)),
+        nn.SIREN(2, 2, **size, key=key),
+        nn.PirateNet(2, 2, **size, key=key),
+        nn.Separable(2, 2, rank=3, **size, key=key),
+    )
+    return lambda networks, x: [network(x) for network in networks], networks, jnp.ones(2)
 
 
 @case(

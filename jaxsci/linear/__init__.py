@@ -39,6 +39,7 @@ from ._preconditioner import (
     Jacobi as Jacobi,
     eigenvalue_bounds as eigenvalue_bounds,
 )
+from ._recycled_gmres import RecycledGMRES as RecycledGMRES
 from ._recycling import DeflatedCG as DeflatedCG
 from ._relaxation import (
     SOR as SOR,

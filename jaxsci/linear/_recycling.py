@@ -131,13 +131,8 @@ class DeflatedCG(_stopping.AbstractIterativeSolver):
         """
         operator, b = _tree.stop_gradient((operator, b))
         prepared = self.prepare(operator)
-        largest = _tree.max_abs(b)
-        unit = _tree.scaled(1 / jnp.where(largest == 0, 1, largest), b)
-        x, k, seen = self._iterate(operator, prepared, unit, False, self.window)
-        error = _tree.axpy(-1.0, operator.mv(x), unit)
-        rho = _tree.norm(error) / jnp.where(largest == 0, 1, _tree.norm(unit))
-        ok = rho <= (self.limit(float(jnp.finfo(rho.dtype).eps)) if self.check is None else self.check)
-        x = _tree.where(ok, _tree.scaled(largest, x), jtu.tree_map(lambda u: jnp.full_like(u, jnp.nan), x))
+        iterate = lambda unit: self._iterate(operator, prepared, unit, False, self.window)
+        x, ok, k, seen = _stopping.learned(self, operator, b, iterate)
         rows, image = prepared[0][0], prepared[0][1]
         scale = prepared[0][3][:, None]
         every, images = (

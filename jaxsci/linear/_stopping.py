@@ -1,5 +1,6 @@
 """When an iteration stops, and how well it has to have done."""
 
+from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
@@ -35,3 +36,16 @@ def target(rtol: float | None, b: PyTree[Array]) -> Array:
 def steps(max_steps: int | None, operator: Operator) -> int:
     """Iterations at most."""
     return 10 * operator.size + 100 if max_steps is None else max_steps
+
+
+def learned(solver: AbstractIterativeSolver, operator: Operator, b: PyTree[Array], iterate: Callable):
+    """x (NaN unless it is accepted), whether it is, iterations, and the last of (x, iterations, rest) that
+    `iterate` gives for a right-hand side with a largest entry of one: `solve` for what learns from it."""
+    s = _tree.max_abs(b)
+    unit = _tree.scaled(1 / jnp.where(s == 0, 1, s), b)
+    x, k, rest = iterate(unit)
+    error = _tree.axpy(-1.0, operator.mv(x), unit)
+    rho = _tree.norm(error) / jnp.where(s == 0, 1, _tree.norm(unit))
+    ok = rho <= (solver.limit(float(jnp.finfo(rho.dtype).eps)) if solver.check is None else solver.check)
+    x = _tree.where(ok, _tree.scaled(s, x), jtu.tree_map(lambda u: jnp.full_like(u, jnp.nan), x))
+    return x, ok, k, rest
