@@ -55,8 +55,8 @@ def test_against_numpy(name):
 
 
 def test_an_invariant_subspace_leaves_the_steps_of_its_complement():
-    """Four eigenvectors, and three other eigenvalues: three steps. Where they are not known, seven (and one for
-    rounding), and then they are learned, if A is normal. In float32 too."""
+    """Four eigenvectors, and three other eigenvalues: three steps. Where they are not known, seven (and
+    one for rounding), and then they are learned, if A is normal. In float32 too."""
     values = np.r_[0.1, 0.2, 0.3, 0.5, np.repeat([1.0, 2.0, 4.0], [9, 9, 8])]
     vectors = RNG.normal(size=(30, 30)) / 30**0.5 + 2 * np.eye(30)
     matrix = vectors * values @ np.linalg.inv(vectors)
