@@ -1,3 +1,4 @@
+from . import symbolic as symbolic
 from ._axes import (
     AbstractAxis as AbstractAxis,
     Cells as Cells,
