@@ -115,6 +115,14 @@ EXEMPT: dict[str, str] = {
     "jaxsci.linear.KLU": "is SuiteSparse, on the CPU only",
     "jaxsci.solvers.External": "runs on the host, which an exported program does not have",
     "jaxsci.pde.Initial": "a record: the name of a field and an array",
+    "jaxsci.pde.Part": "a name of a part of a boundary",
+    "jaxsci.pde.PointCloud": "draws points with NumPy, before any program runs, and has no distance",
+    "jaxsci.pde.Mesh": "draws points with NumPy, before any program runs, and has no distance",
+    "jaxsci.pde.Sobol": "draws points with SciPy, before any program runs",
+    "jaxsci.pde.Halton": "draws points with SciPy, before any program runs",
+    "jaxsci.pde.LatinHypercube": "draws points with SciPy, before any program runs",
+    "jaxsci.pde.Uniform": "draws points with NumPy, before any program runs",
+    "jaxsci.pde.Lattice": "draws points with NumPy, before any program runs",
     "jaxsci.pde.datasets.Paper": "draws samples with NumPy, before any program runs",
     "jaxsci.pde.datasets.Rich": "draws samples with NumPy, before any program runs",
     "jaxsci.testing.ImplicitReport": "the figures of a check on the host",
@@ -616,6 +624,27 @@ def derivatives_of_a_network():
         return jax.vmap(at)(points)
 
     return residual, network, equation, jnp.ones((5, 2))
+@case(
+    pde.Box, pde.Ball, pde.Polygon, pde.Union, pde.Intersection, pde.Difference, pde.Product, pde.RAD, pde.R3
+)
+def distance_and_resampling():
+    names = ("x", "y")
+    box, disk, arc = (
+        pde.Box({"x": (0, 1), "y": (0, 1)}), pde.Ball(names, (1, 1), 0.5), pde.Ball(names, (0, 0), 1.2, "arc")
+    )  # fmt: skip
+    cut = ((box | disk) - pde.Polygon(names, [(0, 0), (0.5, 0), (0, 0.5)])) & arc
+    domain = pde.Product(cut, pde.Interval("t", 0, 1))
+    phi = domain.distance([pde.Part("arc"), pde.Part("ball"), pde.Part("edge1"), pde.low("t")])
+
+    def run(points, candidates, seed):
+        score, key = jax.vmap(phi), jax.random.wrap_key_data(seed)
+        kept = pde.R3()(points, score, candidates, key)
+        return pde.RAD()(kept, score, candidates, key)
+
+    points = jnp.linspace(0.1, 0.9, 24).reshape(8, 3)
+    return run, points[:4], points, jnp.zeros(2, jnp.uint32)
+
+
 
 
 # lineax's derivative of a solve raises its errors through a callback, whatever `throw` was.

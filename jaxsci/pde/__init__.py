@@ -5,6 +5,7 @@ from ._axes import (
     Levels as Levels,
     graded as graded,
 )
+from ._cloud import PointCloud as PointCloud
 from ._conditions import (
     AbstractFaceCondition as AbstractFaceCondition,
     Data as Data,
@@ -19,6 +20,7 @@ from ._conditions import (
     low as low,
 )
 from ._derivatives import derivatives as derivatives, differentiate as differentiate
+from ._domain import AbstractDomain as AbstractDomain, Patch as Patch, Product as Product
 from ._equation import (
     AbstractEquation as AbstractEquation,
     AbstractEquation as Equation,
@@ -32,8 +34,31 @@ from ._equation import (
     required as required,
     written_out as written_out,
 )
+from ._geometry import (
+    AbstractGeometry as AbstractGeometry,
+    Difference as Difference,
+    Intersection as Intersection,
+    Union as Union,
+)
 from ._grid import Grid as Grid
+from ._mesh import Mesh as Mesh
 from ._method_of_lines import MethodOfLines as MethodOfLines
+from ._polygon import Polygon as Polygon
+from ._resampling import (
+    R3 as R3,
+    RAD as RAD,
+    AbstractResampling as AbstractResampling,
+    candidates_in_box as candidates_in_box,
+)
+from ._sampling import (
+    AbstractSampler as AbstractSampler,
+    Halton as Halton,
+    LatinHypercube as LatinHypercube,
+    Lattice as Lattice,
+    Sobol as Sobol,
+    Uniform as Uniform,
+)
+from ._shapes import Ball as Ball, Box as Box, Disk as Disk, Interval as Interval
 from .equations import (
     Burgers as Burgers,
     DiffusionSorption as DiffusionSorption,
