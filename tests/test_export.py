@@ -191,6 +191,17 @@ def quadratic_program():
     return lambda layer, p, q: layer(P=p, q=q), layer, jnp.eye(3), jnp.arange(3.0)
 
 
+@case(jsci.solvers.SelfScaledBFGS, jsci.solvers.SelfScaledBroyden, jsci.solvers.StrongWolfe)
+def self_scaled():
+    residual = jsci.Stationary(lambda y, a: jnp.sum((y - a) ** 2) + jnp.sum(y**4))
+
+    def both(y0, args):
+        solvers = (jsci.solvers.SelfScaledBFGS(1e-4), jsci.solvers.SelfScaledBroyden(1e-4))
+        return [jsci.solve(residual, solver, y0, args, throw=False).value for solver in solvers]
+
+    return both, jnp.ones(3), jnp.array([0.5, -0.2, 0.1])
+
+
 @case(jsci.Stationary)
 def stationary():
     residual = jsci.Stationary(lambda y, a: jnp.sum((y - a) ** 2) + jnp.sum(y**4))

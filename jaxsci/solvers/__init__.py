@@ -12,3 +12,5 @@ from ._newton import Newton as Newton
 from ._newton_krylov import NewtonKrylov as NewtonKrylov
 from ._picard import Picard as Picard
 from ._pseudo_transient import PseudoTransient as PseudoTransient
+from ._self_scaled import SelfScaledBFGS as SelfScaledBFGS, SelfScaledBroyden as SelfScaledBroyden
+from ._wolfe import StrongWolfe as StrongWolfe
