@@ -93,7 +93,8 @@ MATRICES = {
 @pytest.mark.parametrize("name", MATRICES)
 def test_matrices(name):
     made, expected = MATRICES[name]
-    np.testing.assert_allclose(as_matrix(made.of(GRID), SHAPE), expected, rtol=1e-10, atol=1e-14)
+    found = as_matrix(lambda e: made.of(GRID)(e), SHAPE)
+    np.testing.assert_allclose(found, expected, rtol=1e-10, atol=1e-14)
 
 
 @pytest.mark.parametrize(
@@ -101,20 +102,24 @@ def test_matrices(name):
 )
 def test_symmetric_positive_definite(made):
     """So that CG may use it; and JAX transposes it."""
-    m = made.of(GRID)
-    found = as_matrix(m, SHAPE)
+    x = jnp.linspace(-1, 1, 20).reshape(SHAPE)
+
+    @jax.jit
+    def both():
+        m = made.of(GRID)
+        columns = jax.vmap(lambda e: m(e.reshape(SHAPE)).ravel(), out_axes=1)(jnp.eye(20))
+        return columns, jax.linear_transpose(m, x)(x)[0]
+
+    found, back = map(np.asarray, both())
     np.testing.assert_allclose(found, found.T, atol=1e-14)
     assert np.linalg.eigvalsh(found).min() > 0
-    x = jnp.linspace(-1, 1, 20).reshape(SHAPE)
-    (back,) = jax.linear_transpose(m, x)(x)
     np.testing.assert_allclose(back.ravel(), found.T @ x.ravel(), rtol=1e-10)
 
 
 def test_bounds_of_eigenvalues():
-    low, high = jax.jit(lambda: eigenvalue_bounds(GRID, 20))()
+    (low, high), (_, rough) = jax.jit(lambda: [eigenvalue_bounds(GRID, steps) for steps in (20, 4)])()
     values = np.linalg.eigvalsh(A)
     np.testing.assert_allclose([low, high], values[[0, -1]], rtol=1e-6)
-    _, rough = eigenvalue_bounds(GRID, 4)
     assert values[-1] <= rough < 1.5 * values[-1]
 
 
@@ -125,7 +130,7 @@ def iterations(solver, a):
     return int(k)
 
 
-@pytest.mark.parametrize(("dimensions", "sizes"), [(1, (40, 500)), (2, (20, 65)), (3, (10,))])
+@pytest.mark.parametrize(("dimensions", "sizes"), [(1, (16, 130)), (2, (10, 33)), (3, (9,))])
 def test_multigrid_does_not_care_how_fine_the_grid_is(dimensions, sizes):
     solver = CG(rtol=1e-9, preconditioner=Multigrid())
     counts = [iterations(solver, diffusion((n,) * dimensions)) for n in sizes]
@@ -213,8 +218,9 @@ def test_in_the_implicit_rule():
 
 
 def test_one_preconditioner_for_the_operator():
-    a = Operator(GRID.mv, GRID.like, None, SPD, Multigrid(coarsest=3).of(GRID))
-    assert iterations(CG(rtol=1e-9), a) < 12
+    m = BlockJacobi(4).of(GRID)
+    a = Operator(GRID.mv, GRID.like, None, SPD, m)
+    assert iterations(CG(rtol=1e-9), a) == iterations(CG(rtol=1e-9, preconditioner=m), GRID)
 
 
 def test_inside_shard_map(devices):
