@@ -202,6 +202,45 @@ def self_scaled():
     return both, jnp.ones(3), jnp.array([0.5, -0.2, 0.1])
 
 
+@case(jsci.train.Sum, jsci.train.MGDA, jsci.train.ConFIG, jsci.train.PCGrad, gradient=False)
+def directions():
+    every = (jsci.train.Sum(), jsci.train.MGDA(), jsci.train.ConFIG(), jsci.train.PCGrad())
+    return lambda g, losses: [d(g, losses) for d in every], jnp.eye(3, 5) - 0.3, jnp.ones(3)
+
+
+@case(
+    jsci.train.Fixed,
+    jsci.train.Product,
+    jsci.train.Terms,
+    jsci.train.GradientNorm,
+    jsci.train.NeuralTangent,
+    jsci.train.ReLoBRaLo,
+    jsci.train.ResidualAttention,
+    jsci.train.SelfAdaptive,
+    jsci.train.Causal,
+    gradient=False,
+)
+def weights():
+    """All methods at once: no gradient flows into weights."""
+    methods = jsci.train.Product(
+        jsci.train.Fixed(),
+        jsci.train.GradientNorm(),
+        jsci.train.NeuralTangent(),
+        jsci.train.ReLoBRaLo(),
+        jsci.train.ResidualAttention(),
+        jsci.train.SelfAdaptive(),
+        jsci.train.Causal(),
+    )
+    function = lambda p: {"a": jnp.sin(p), "b": p[:2] ** 2}
+
+    def update(p, times):
+        r = function(p)
+        terms = jsci.train.Terms(function, p, {"a": times})
+        return methods.update(methods.init(r), r, terms, 0, jax.random.key(0))[0]
+
+    return update, jnp.ones(4), jnp.linspace(0.0, 1.0, 4)
+
+
 @case(jsci.Stationary)
 def stationary():
     residual = jsci.Stationary(lambda y, a: jnp.sum((y - a) ** 2) + jnp.sum(y**4))
