@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from ._domain import AbstractDomain, BoundaryPart, Patch, require_parts, require_points, show
-from ._rfunctions import Zeros, conjunction, disjunction, equivalence, trim
+from ._rfunctions import Zeros, conjunction, disjunction, join
 
 
 class AbstractGeometry(AbstractDomain):
@@ -66,7 +66,7 @@ class AbstractGeometry(AbstractDomain):
         functions = self.vanishing(require_parts(self, parts), 1, False)
         if not functions:
             return lambda point: jnp.ones((), jnp.result_type(float, point))
-        return lambda point: equivalence(jnp.concatenate([trim(f(point)) for f in functions]))
+        return lambda point: join([f(point) for f in functions])
 
     def __or__(self, other: "AbstractGeometry") -> "Union":
         return Union(self, other)

@@ -60,25 +60,38 @@ def trim(zeros: Zeros) -> Array:
     piece. Smooth except on the piece (seen from one side, f ≥ 0, it is smooth there too) and on its
     edge, where f and the least of t are zero.
     """
-    if zeros.t.shape[1] == 0:
-        return zeros.f
     f = (fold(zeros.f, zeros.scale) / zeros.scale)[:, None]
     t = zeros.t
-    edge = t**2 + f**4 == 0  # or so near to it that the square root has no derivative
-    # In front (t ≥ 0), √(t² + f⁴) − t = f⁴/(√(t² + f⁴) + t), so φ = f √(1 + Σ (½ f³/(√(t² + f⁴) + t))²)
-    # has derivatives at f = 0, which the square root of a sum of squares has not.
-    ahead = jnp.where((t >= 0) & ~edge, t, 1)
-    q = f**3 / (2 * (jnp.sqrt(ahead**2 + f**4) + ahead))
-    behind = jnp.where((t < 0) & ~edge, t, -1)
-    g = jnp.where((t < 0) & ~edge, (jnp.sqrt(behind**2 + f**4) - behind) / 2, f * q)
-    front = jnp.all((t >= 0) | edge, 1)
+    # On the edge, or so near to it that the square root has no derivative, any t ≥ 0 will do.
+    t = jnp.where(t**2 + f**4 == 0, 1, t)
+    s = jnp.sqrt(t**2 + f**4)
+    # In front (t ≥ 0), s − t = f⁴/(s + t), so that φ = f √(1 + Σ (½ f³/(s + t))²) has derivatives at f = 0,
+    # which the square root of a sum of squares has not.
+    q = f**3 / (2 * jnp.where(t >= 0, s + t, 1))
+    g = jnp.where(t >= 0, f * q, (s - t) / 2)
+    front = jnp.all(t >= 0, 1)
     f = f[:, 0]
     square = jnp.where(front, 1, f**2 + jnp.sum(g**2, 1))
     return zeros.scale * jnp.where(front, f * jnp.sqrt(1 + jnp.sum(q**2, 1)), jnp.sqrt(square))
 
 
+def join(pieces: list[Zeros]) -> Array:
+    """One function that is zero on all the pieces and only there."""
+    whole = [zeros.f for zeros in pieces if zeros.t.shape[1] == 0]
+    cut = [zeros for zeros in pieces if zeros.t.shape[1] > 0]
+    if cut:
+        # One call for all, since compilation takes time: columns t = 1 do not cut.
+        m = max(zeros.t.shape[1] for zeros in cut)
+        t = [jnp.pad(z.t, ((0, 0), (0, m - z.t.shape[1])), constant_values=1) for z in cut]
+        f, scale = (jnp.concatenate([z[i] for z in cut]) for i in (0, 2))
+        whole.append(trim(Zeros(f, jnp.concatenate(t), scale)))
+    return equivalence(jnp.concatenate(whole))
+
+
 def equivalence(phis: Array, order: int = 1) -> Array:
     """One function that is zero where one of φᵢ ≥ 0 (the last axis) is: 1/φᵐ = Σ 1/φᵢᵐ, m = `order`."""
+    if phis.shape[-1] == 1:
+        return phis[..., 0]
     # Divided by the smallest, so that no term exceeds one: φₖ/(1 + Σ (φₖ/φⱼ)ᵐ)^(1/m), exact at φₖ = 0.
     k = jnp.argmin(phis, -1, keepdims=True)
     least = jnp.take_along_axis(phis, k, -1)
