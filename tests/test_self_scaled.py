@@ -47,7 +47,7 @@ def test_rosenbrock_to_rounding(make, n):
     np.testing.assert_allclose(y, 1.0, rtol=0, atol=1e-12)
     assert float(state.value) < 1e-26
     # The search mostly takes its first trial.
-    assert int(k) < 60 * n / 2 and int(state.evaluations) < 1.5 * int(k) + 60
+    assert int(k) < 60 * n / 2 and int(state.evaluations) < 1.5 * int(k) + 30
 
 
 def test_in_float32():

@@ -30,7 +30,7 @@ def weighted_loss(weights: Mapping[str, Array], residuals: Residuals) -> Scalar:
             f"`weights` has {sorted(weights)} and `residuals` {sorted(residuals)}; expected the same."
         )
     w = _tree.stop_gradient(dict(weights))
-    return 0.5 * sum(jnp.mean(w[name] * r**2) for name, r in residuals.items())
+    return 0.5 * jnp.sum(jnp.stack([jnp.mean(w[name] * r**2) for name, r in residuals.items()]))
 
 
 class Terms(eqx.Module):
