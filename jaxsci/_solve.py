@@ -121,7 +121,7 @@ def _find(residual, solver, y0, args, max_steps, options, adjoint) -> Outcome:
     else:
         face, entry = residual.objective, optx.minimise
     closed = {}
-    if isinstance(solver, AbstractPlainSolver) and loop is None:
+    if isinstance(solver, AbstractPlainSolver) and solver.uses_closed_forms and loop is None:
         closed, held = _closed_forms(residual, solver, y0, args)
         y0 = _tree.vary_like(y0, held)
         if "normal_equations" in closed or "value_and_gradient" in closed:

@@ -5,6 +5,7 @@ from ._bfgs import BFGS as BFGS
 from ._broyden import Broyden as Broyden
 from ._chord import Chord as Chord
 from ._external import External as External
+from ._gauss_newton import GaussNewton as GaussNewton
 from ._host import HostProblem as HostProblem
 from ._interior_point import InteriorPoint as InteriorPoint
 from ._levenberg_marquardt import LevenbergMarquardt as LevenbergMarquardt

@@ -14,9 +14,22 @@ class AbstractPlainSolver(eqx.Module):
     """Plain JAX without callbacks, for the loop of `jaxsci.solve`, also inside `jax.shard_map`; and, with
     `terminate`, a solver of optimistix."""
 
+    @property
+    def uses_closed_forms(self) -> bool:
+        """Whether what a residual knows in closed form is of use, in place of the residual itself."""
+        return True
+
     @abc.abstractmethod
     def status(self, state) -> tuple[Bool[Array, ""], RESULTS]:
         """Whether to stop, and with which result."""
+
+    def refresh(self, fn, y, args, options, state):
+        """The state at the same y after the problem has changed; what can be kept of it is kept."""
+        return self.init(fn, y, args, options, None, None, frozenset())  # pyright: ignore
+
+    def figures(self, state) -> dict[str, Array]:
+        """What is worth a line in a log: the objective as `loss`, and the method's own figures."""
+        return {}
 
     def terminate(self, fn, y, args, options, state, tags):
         done, result = self.status(state)

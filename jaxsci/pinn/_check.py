@@ -1,0 +1,123 @@
+"""What is wrong with a problem, said before anything is computed."""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+
+from .. import pde
+from ..pde._conditions import Condition
+from ._ansatz import Ansatz, named, value_of
+
+_AGREE = 1e-3
+
+
+def check_problem(equation: Any, domain: Any, conditions: tuple, soft: tuple) -> None:
+    """Raise unless equation, domain and conditions fit each other."""
+    if not isinstance(equation, pde.AbstractEquation):
+        raise TypeError(f"`equation` is {equation!r}; expected a pde.Equation, such as pde.Burgers(0.01).")
+    if not isinstance(domain, pde.AbstractDomain):
+        raise TypeError(f"`domain` is {domain!r}; expected a domain, such as pde.Box({{'x': (0.0, 1.0)}}).")
+    if domain.coordinates != equation.coordinates:
+        raise ValueError(
+            f"`domain` has the coordinates {domain.coordinates} and `equation` {equation.coordinates}; "
+            "expected the same, in the same order. Time is one of them, as in "
+            "pde.Product(shape, pde.Box({'t': (0.0, 1.0)}))."
+        )
+    taken: dict[tuple, Any] = {}
+    for c in (*conditions, *soft):
+        if not isinstance(c, Condition):
+            raise TypeError(
+                f"`conditions` holds {c!r}; expected pde.Initial, Dirichlet, Neumann, Robin, Periodic or "
+                "Data."
+            )
+        if c.field not in equation.fields:
+            raise ValueError(f"{c!r} is for the field {c.field!r}; the equation has {equation.fields}.")
+        place = _place(c, domain, equation)
+        if place in taken:
+            raise ValueError(f"Two conditions for {c.field!r} in one place: {taken[place]!r} and {c!r}.")
+        taken[place] = c
+    for c in taken.values():
+        if isinstance(c, pde.Periodic):
+            ends = [taken.get((c.field, face(c.axis))) for face in (pde.low, pde.high)]
+            if clash := [end for end in ends if end is not None]:
+                raise ValueError(
+                    f"{c!r} and {clash[0]!r} contradict each other: a periodic axis has no ends."
+                )
+
+
+def _place(c, domain, equation) -> tuple:
+    if isinstance(c, pde.Data):
+        if c.points.shape[1] != len(equation.coordinates):
+            raise ValueError(
+                f"`points` of Data {c.name!r} have shape {c.points.shape}; expected "
+                f"(n, {len(equation.coordinates)}): the coordinates {equation.coordinates}."
+            )
+        return c.field, c.name
+    if isinstance(c, pde.AbstractFaceCondition):
+        faces = [c.face]
+    elif isinstance(c, pde.Initial):
+        faces = [pde.low(c.time)]
+    else:
+        faces = [pde.low(c.axis), pde.high(c.axis)]
+    for face in faces:
+        if face not in domain.parts:
+            raise ValueError(
+                f"{c!r} is on {face}, which is no part of the domain; its parts are "
+                f"{', '.join(map(str, domain.parts))}."
+            )
+    if isinstance(c, pde.Initial):
+        return c.field, "initial", c.rate
+    return c.field, faces[0] if len(faces) == 1 else c.axis
+
+
+def check_network(network: Any, ansatz: Ansatz, fields: tuple[str, ...]) -> None:
+    """Raise unless the network takes the features and gives the fields."""
+    names = ansatz.coordinates
+    size = len(names) + len(ansatz.periodic)
+    around = f"; {ansatz.periodic} are periodic and give two each" if ansatz.periodic else ""
+    expected = (
+        f"expected a callable from ({size},) features (of the coordinates {names}{around}) to "
+        f"({len(fields)},), the fields {fields}"
+    )
+    if not callable(network):
+        raise TypeError(f"`network` is {network!r}; {expected}.")
+    try:
+        out = eqx.filter_eval_shape(network, jax.ShapeDtypeStruct((size,), jnp.result_type(float)))
+    except Exception as error:
+        raise ValueError(
+            f"`network` fails on an input of shape ({size},), with {error!r}; {expected}."
+        ) from error
+    if out.shape != (len(fields),) and not (out.shape == () and len(fields) == 1):
+        raise ValueError(f"`network` gives shape {out.shape}; {expected}.")
+
+
+def check_agreement(ansatz: Ansatz, domain: pde.AbstractDomain, fields: tuple[str, ...]) -> None:
+    """Raise where the lift lacks a hard condition: it contradicts another one where they meet."""
+    names = ansatz.coordinates
+    for c in ansatz.hard:
+        if isinstance(c, pde.Periodic):
+            continue
+        face = pde.low(c.time) if isinstance(c, pde.Initial) else c.face
+        points, _ = domain.boundary(face, 64, pde.Sobol(), jax.random.key(0))
+        projectors = ansatz.projectors[fields.index(c.field)]
+
+        def compare(p, c=c, projectors=projectors):
+            lift = lambda p: ansatz.lift(projectors, p)
+            if isinstance(c, pde.Initial) and c.rate:
+                along = jnp.zeros_like(p).at[names.index(c.time)].set(1)
+                return jax.jvp(lift, (p,), (along,))[1], value_of(c, named(p, names))
+            return lift(p), value_of(c, named(p, names))
+
+        have, want = jax.vmap(compare)(points)
+        if isinstance(have, jax.core.Tracer):
+            return  # coefficients are traced: what they are is not known yet
+        gap = jnp.abs(have - want)
+        if not float(jnp.max(gap)) <= _AGREE * (1 + float(jnp.max(jnp.abs(want)))):
+            worst = named(points[jnp.argmax(gap)], names)
+            at = ", ".join(f"{name} = {float(worst[name]):.3g}" for name in names)
+            raise ValueError(
+                f"{c!r} contradicts another condition where they meet, near {at}, by "
+                f"{float(jnp.max(gap)):.2g}. Both cannot hold exactly: move one of them to `soft`."
+            )

@@ -1,0 +1,161 @@
+"""One network after the other in time."""
+
+import dataclasses
+import itertools
+import os
+import pathlib
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from .. import pde
+from ._fit import fit
+from ._pinn import PINN
+from ._result import Trained
+
+
+class Slabs(eqx.Module):
+    """A solution in slabs of time, each a [`jaxsci.pinn.PINN`][] that starts where the one before ends.
+
+    **Arguments:**
+
+    - `models`: in the order of time.
+    - `edges`: of the slabs, one more than models, in units of time.
+    - `time`: the name of the coordinate.
+    """
+
+    models: tuple[PINN, ...]
+    edges: tuple[float, ...] = eqx.field(static=True)
+    time: str = eqx.field(static=True, default="t")
+
+    def __call__(self, point: Float[Array, " d"]) -> Float[Array, " fields"]:
+        """The fields at one point, by the model of its slab."""
+        at = point[self.models[0].equation.coordinates.index(self.time)]
+        inner = jnp.asarray(self.edges[1:-1], at.dtype)
+        calls = [lambda p, m=model: m(p) for model in self.models]
+        return jax.lax.switch(jnp.searchsorted(inner, at), calls, point)
+
+
+class _Continued(eqx.Module):
+    """The last values (or rates) of the slab before, as a function of the point."""
+
+    model: PINN
+    field: int = eqx.field(static=True)
+    axis: int = eqx.field(static=True)
+    rate: bool = eqx.field(static=True)
+
+    def __call__(self, point: pde.Point) -> Array:
+        p = jnp.stack([point[name] for name in self.model.equation.coordinates])
+        value = lambda p: self.model(p)[self.field]
+        if not self.rate:
+            return value(p)
+        return jax.jvp(value, (p,), (jnp.zeros_like(p).at[self.axis].set(1),))[1]
+
+
+@dataclasses.dataclass(frozen=True)
+class Marched:
+    """What [`jaxsci.pinn.march`][] returns: the solution as one `model`, and how each of the `slabs` was
+    trained."""
+
+    model: Slabs
+    slabs: tuple[Trained, ...] = dataclasses.field(repr=False)
+
+    @property
+    def seconds(self) -> float:
+        """Of steps in all slabs [s]."""
+        return sum(slab.seconds for slab in self.slabs)
+
+    @property
+    def compile_seconds(self) -> float:
+        """Of tracing and compiling in all slabs [s]."""
+        return sum(slab.compile_seconds for slab in self.slabs)
+
+
+def march(
+    make: Callable[[pde.AbstractDomain, Sequence, PRNGKeyArray], PINN],
+    domain: pde.AbstractDomain,
+    conditions: Iterable,
+    edges: Sequence[float],
+    stages: Any = None,
+    *,
+    key: PRNGKeyArray,
+    time: str = "t",
+    warm: bool = True,
+    directory: str | os.PathLike[str] | None = None,
+    **options: Any,
+) -> Marched:
+    """Solves in slabs of time: the end of one network is the initial value of the next. ::
+
+        make = lambda domain, conditions, key: pinn.PINN(
+            equation, domain, conditions, nn.MLP(3, 1, width=20, depth=3, key=key)
+        )
+        pinn.march(make, domain, conditions, (0.0, 0.5, 1.0), key=key)
+
+    **Arguments:**
+
+    - `make`: (domain, conditions, key) ↦ the model of a slab.
+    - `domain`: the whole; `conditions`: with the initial ones of the first slab.
+    - `edges`: of the slabs, from the first time to the last, increasing.
+    - `stages` and `options`: of [`jaxsci.pinn.fit`][], for each slab.
+    - `key`: of networks and points.
+    - `time`: the name of the time coordinate.
+    - `warm`: start a network from the one before.
+    - `directory`: for checkpoints, in a folder for each slab.
+
+    **Returns:** a [`jaxsci.pinn.Marched`][].
+
+    **Raises:** `ValueError` for edges that are not those of the domain.
+
+    **Limits:** errors add up. A slab's initial value is the chain of the networks before it, so that a step
+    of slab k evaluates k networks.
+
+    **Reference:** Krishnapriyan et al., Characterizing possible failure modes in physics-informed neural
+    networks, NeurIPS 2021 (sequence-to-sequence learning).
+    """
+    edges, conditions = tuple(map(float, edges)), tuple(conditions)
+    if time not in domain.coordinates:
+        raise ValueError(f"`time` is {time!r}; the domain has the coordinates {domain.coordinates}.")
+    axis = domain.coordinates.index(time)
+    span = tuple(map(float, domain.bounds[axis]))
+    if len(edges) < 2 or (edges[0], edges[-1]) != span or any(a >= b for a, b in itertools.pairwise(edges)):
+        raise ValueError(f"`edges` is {edges}; expected increasing times from {span[0]} to {span[1]}.")
+    models: list[PINN] = []
+    found: list[Trained] = []
+    for k, (a, b) in enumerate(itertools.pairwise(edges)):
+        slab_key, fit_key = jax.random.split(jax.random.fold_in(key, k))
+        model = make(_slab(domain, time, a, b), conditions, slab_key)
+        if warm and models:
+            model = eqx.tree_at(lambda m: m.network, model, models[-1].network)
+        folder = None if directory is None else pathlib.Path(directory) / f"slab_{k}"
+        found.append(fit(model, stages, key=fit_key, directory=folder, **options))
+        models.append(found[-1].model)
+        fields = models[-1].equation.fields
+        conditions = tuple(
+            eqx.tree_at(
+                lambda c: c.value,
+                c,
+                _Continued(models[-1], fields.index(c.field), axis, c.rate),
+                is_leaf=lambda x: x is None,
+            )
+            if isinstance(c, pde.Initial)
+            else c
+            for c in conditions
+        )
+    return Marched(Slabs(tuple(models), edges, time), tuple(found))
+
+
+def _slab(domain: pde.AbstractDomain, time: str, a: float, b: float) -> pde.AbstractDomain:
+    """The part of a domain between two times."""
+    if isinstance(domain, pde.Product):
+        parts = (domain.first, domain.second)
+        return pde.Product(*(_slab(p, time, a, b) if time in p.coordinates else p for p in parts))
+    if isinstance(domain, pde.Box):
+        ends = zip(domain.coordinates, map(tuple, domain.bounds.tolist()), strict=True)
+        return pde.Box({name: (a, b) if name == time else end for name, end in ends})
+    raise ValueError(
+        f"`domain` is a {type(domain).__name__}; slabs need a Box, or a Product with one for time."
+    )
