@@ -11,11 +11,11 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, ArrayLike, Float
 
-from ._axes import Cells
-from ._conditions import Condition, Periodic
-from ._equation import AbstractEquation
-from ._grid import Grid
-from ._method_of_lines import Rates
+from .._axes import Cells
+from .._conditions import Condition, Periodic
+from .._equation import AbstractEquation
+from .._grid import Grid
+from .._method_of_lines import Rates
 
 
 class Tridiagonal(lx.AbstractLinearSolver):
