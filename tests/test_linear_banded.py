@@ -166,7 +166,7 @@ FAULTS = {
     "a ring is no chain": (Banded(1, 1), SECOND - np.eye(12, k=11), r"A\[0, 11\] = -1 is outside"),
     "a ring of longer reach": (Banded(0, 1, periodic=True), SECOND, r"\] = -1 is outside of .* periodic"),
     "coupled blocks": (BlockDiagonal(3), SECOND, r"A\[3, 2\] = -1 is outside of the blocks of 3 rows on"),
-    "blocks of longer reach": (BlockTridiagonal(2), FAR, r"A\[3, 11\] = 2.5 is outside of the blocks"),
+    "blocks of longer reach": (BlockTridiagonal(3), FAR, r"A\[3, 11\] = 2.5 is outside of the blocks"),
     "singular blocks": (BlockDiagonal(3), HALVES, "Singular blocks: 2"),
     "in the middle of an arrow": (Bordered(Banded(1, 1), 1), np.pad(FAR, (0, 1)), r"A\[3, 11\] = 2.5"),
     "no Kronecker sum": (Kronecker((np.eye(3), np.eye(4))), SECOND, "A is not the Kronecker sum"),
