@@ -167,6 +167,13 @@ def test_etdrk4_keeps_the_precision():
     assert np.allclose(found[0], np.exp(-np.arange(3)), rtol=1e-6)
 
 
+def test_etdrk4_is_differentiable():
+    # v' = −v + a v²: ∂v/∂a at the end, against differences.
+    last = jax.jit(lambda a: ref.etdrk4(-jnp.ones(1), lambda v: a * v**2, jnp.array([0.4]), 1.0, 8)[-1, 0])
+    slope = (last(0.5 + 1e-4) - last(0.5 - 1e-4)) / 2e-4
+    assert abs(jax.grad(last)(0.5) - slope) < 1e-8
+
+
 @pytest.fixture(scope="module")
 def viscous():
     """Burgers on Fourier modes, as a reference of its own: ν = 0.1, C = 1."""
