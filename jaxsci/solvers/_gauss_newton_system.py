@@ -1,6 +1,7 @@
 """(JᵀJ + λ)⁻¹ Jᵀ v in the space of the unknowns, in that of the rows, or without a matrix."""
 
 import abc
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -19,6 +20,21 @@ _PRECISE = jax.lax.Precision.HIGHEST
 
 def _times(a: Array, b: Array) -> Array:
     return jnp.matmul(a, b, precision=_PRECISE)
+
+
+def _gram(a: Float[Array, "N n"]) -> Float[Array, "n n"]:
+    """The lower triangle of AᵀA, which is what a Cholesky factorisation reads, in strips: above the diagonal
+    blocks there is nothing to compute."""
+    n = a.shape[1]
+    strips = 1 if n < 1024 else 6
+    edges = [n * i // strips for i in range(strips + 1)]
+    rows = [_times(a[:, s:e].T, a[:, :e]) for s, e in itertools.pairwise(edges)]
+    return jnp.concatenate([jnp.pad(row, ((0, 0), (0, n - row.shape[1]))) for row in rows])
+
+
+def _factor(gram: Float[Array, "n n"], lam: Array) -> Float[Array, "n n"]:
+    shifted = gram + lam * jnp.eye(len(gram), dtype=lam.dtype)
+    return jax.lax.linalg.cholesky(shifted, symmetrize_input=False)
 
 
 class AbstractSystem(eqx.Module):
@@ -41,7 +57,7 @@ class ByUnknowns(AbstractSystem):
     """n×n."""
 
     jacobian: Float[Array, "N n"]
-    gram: Float[Array, "n n"]  # JᵀJ, or a sketch of it
+    gram: Float[Array, "n n"]  # the lower triangle of JᵀJ, or of a sketch of it
 
     def gradient(self, fn, y, args, r):
         return _times(r, self.jacobian)
@@ -51,8 +67,7 @@ class ByUnknowns(AbstractSystem):
 
     def solver(self, fn, y, args, lam):
         j = self.jacobian
-        n = j.shape[1]
-        factor = jnp.linalg.cholesky(self.gram + lam * jnp.eye(n, dtype=lam.dtype))
+        factor = _factor(self.gram, lam)
         back = lambda b: jsl.cho_solve((factor, True), b)
 
         def solve(v):
@@ -68,7 +83,7 @@ class BySamples(AbstractSystem):
     """N×N."""
 
     jacobian: Float[Array, "N n"]
-    gram: Float[Array, "N N"]  # JJᵀ
+    gram: Float[Array, "N N"]  # the lower triangle of JJᵀ
 
     def gradient(self, fn, y, args, r):
         return _times(r, self.jacobian)
@@ -78,7 +93,7 @@ class BySamples(AbstractSystem):
 
     def solver(self, fn, y, args, lam):
         j = self.jacobian
-        factor = jnp.linalg.cholesky(self.gram + lam * jnp.eye(len(j), dtype=lam.dtype))
+        factor = _factor(self.gram, lam)
         back = lambda v: jsl.cho_solve((factor, True), v)
 
         def solve(v):
@@ -139,12 +154,12 @@ def make_system(solver, fn, y, args, options, count) -> tuple[Array, AbstractSys
         return r, MatrixFree(spread, solver.linear_solver)
     r, j = _linearized(fn, y, args, options)
     if rows < n:
-        return r, BySamples(j, _times(j, j.T))
+        return r, BySamples(j, _gram(j.T))
     if solver.sketch is not None and solver.sketch < rows:
         rows_of = _sketched(j, solver.sketch, count)
     else:
         rows_of = j
-    return r, ByUnknowns(j, _times(rows_of.T, rows_of))
+    return r, ByUnknowns(j, _gram(rows_of))
 
 
 def _linearized(fn, y, args, options) -> tuple[Array, Array]:
