@@ -25,9 +25,34 @@ def taylor_green(p):
     return jnp.stack([2 * psi, psi])
 
 
+def invasion(p):
+    # The front of Fisher's equation with ν = 0.1, ρ = 2 at speed 5 √(ρν/6) (Ablowitz & Zeppetella 1979).
+    z = (p[0] - 5 * jnp.sqrt(2 * 0.1 / 6) * p[1]) * jnp.sqrt(2 / (6 * 0.1))
+    return (1 + jnp.exp(z)) ** -2
+
+
+def soliton(p):
+    # u_t + u u_x + δ² u_xxx = 0 with δ = 0.5, at speed c = 0.8.
+    return 3 * 0.8 / jnp.cosh(jnp.sqrt(0.8) / (2 * 0.5) * (p[0] - 0.8 * p[1])) ** 2
+
+
+def kovasznay(p):
+    x, y = p
+    rate = 20 - jnp.sqrt(20**2 + 4 * jnp.pi**2)
+    e = jnp.exp(rate * x)
+    v = rate / (2 * jnp.pi) * e * jnp.sin(2 * jnp.pi * y)
+    return jnp.stack([1 - e * jnp.cos(2 * jnp.pi * y), v, (1 - e**2) / 2])
+
+
 @pytest.mark.parametrize(
     ("equation", "solution"),
     [
+        (pde.Convection(3.0, 0.2), lambda p: jnp.exp(-0.2 * p[1]) * jnp.sin(p[0] - 3 * p[1])),
+        (pde.Fisher(2.0, 0.1), invasion),
+        (pde.AllenCahn(0.1, 2.0), lambda p: jnp.tanh(p[0] * jnp.sqrt(2 / 0.2)) + 0 * p[1]),
+        (pde.KortewegDeVries(0.5), soliton),
+        (pde.Wave(2.0), lambda p: jnp.sin(3 * p[0]) * jnp.cos(6 * p[1])),
+        (pde.NavierStokes(40.0), kovasznay),
         (pde.Heat(0.2), lambda p: jnp.exp(-0.2 * 9 * p[1]) * jnp.sin(3 * p[0])),
         (pde.Burgers(0.1), shock),
         (pde.NavierStokesVorticity(0.3), taylor_green),
@@ -36,7 +61,18 @@ def taylor_green(p):
             lambda p: jnp.sin(p[0]) * jnp.cos(2 * p[1]),
         ),
     ],
-    ids=["heat", "burgers", "navier-stokes", "poisson"],
+    ids=[
+        "convection",
+        "fisher",
+        "allen-cahn",
+        "kdv",
+        "wave",
+        "steady navier-stokes",
+        "heat",
+        "burgers",
+        "navier-stokes",
+        "poisson",
+    ],
 )
 def test_closed_forms(equation, solution, getkey):
     points = jax.random.uniform(getkey(), (20, len(equation.coordinates)))

@@ -60,10 +60,16 @@ from ._sampling import (
 )
 from ._shapes import Ball as Ball, Box as Box, Disk as Disk, Interval as Interval
 from .equations import (
+    AllenCahn as AllenCahn,
     Burgers as Burgers,
+    Convection as Convection,
     DiffusionSorption as DiffusionSorption,
+    Fisher as Fisher,
     Heat as Heat,
+    KortewegDeVries as KortewegDeVries,
+    NavierStokes as NavierStokes,
     NavierStokesVorticity as NavierStokesVorticity,
     Poisson as Poisson,
     ReactionDiffusion as ReactionDiffusion,
+    Wave as Wave,
 )

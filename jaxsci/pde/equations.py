@@ -44,6 +44,118 @@ class Burgers(AbstractEquation):
         return d.u_t + d.u * d.u_x - self.viscosity * d.u_xx
 
 
+class Convection(AbstractEquation):
+    """u_t + c u_x = ν u_xx.
+
+    **Arguments:**
+
+    - `speed`: c [length/time].
+    - `diffusivity`: ν [length²/time]; zero by default.
+    """
+
+    speed: Float[Array, ""] = eqx.field(converter=jnp.asarray)
+    diffusivity: Float[Array, ""] = eqx.field(converter=jnp.asarray, default=0.0)
+    coordinates = ("x", "t")
+    fields = ("u",)
+
+    def residual(self, d, point):
+        """u_t + c u_x − ν u_xx."""
+        return d.u_t + self.speed * d.u_x - self.diffusivity * d.u_xx
+
+
+class Fisher(AbstractEquation):
+    """u_t = ν u_xx + ρ u (1 − u): logistic growth that spreads (Fisher–KPP); with ν = 0, growth alone.
+
+    **Arguments:**
+
+    - `rate`: ρ [1/time].
+    - `diffusivity`: ν [length²/time]; zero by default.
+    """
+
+    rate: Float[Array, ""] = eqx.field(converter=jnp.asarray)
+    diffusivity: Float[Array, ""] = eqx.field(converter=jnp.asarray, default=0.0)
+    coordinates = ("x", "t")
+    fields = ("u",)
+
+    def residual(self, d, point):
+        """u_t − ν u_xx − ρ u (1 − u)."""
+        return d.u_t - self.diffusivity * d.u_xx - self.rate * d.u * (1 - d.u)
+
+
+class AllenCahn(AbstractEquation):
+    """u_t = ν u_xx + ρ (u − u³): two phases, ±1, and the walls between them.
+
+    **Arguments:**
+
+    - `diffusivity`: ν [length²/time].
+    - `rate`: ρ [1/time].
+    """
+
+    diffusivity: Float[Array, ""] = eqx.field(converter=jnp.asarray, default=1e-4)
+    rate: Float[Array, ""] = eqx.field(converter=jnp.asarray, default=5.0)
+    coordinates = ("x", "t")
+    fields = ("u",)
+
+    def residual(self, d, point):
+        """u_t − ν u_xx − ρ (u − u³)."""
+        return d.u_t - self.diffusivity * d.u_xx - self.rate * (d.u - d.u**3)
+
+
+class KortewegDeVries(AbstractEquation):
+    """u_t + u u_x + δ² u_xxx = 0.
+
+    **Arguments:**
+
+    - `dispersion`: δ [length^(3/2)/time^(1/2)].
+    """
+
+    dispersion: Float[Array, ""] = eqx.field(converter=jnp.asarray, default=0.022)
+    coordinates = ("x", "t")
+    fields = ("u",)
+
+    def residual(self, d, point):
+        """u_t + u u_x + δ² u_xxx."""
+        return d.u_t + d.u * d.u_x + self.dispersion**2 * d.u_xxx
+
+
+class Wave(AbstractEquation):
+    """u_tt = c² u_xx.
+
+    **Arguments:**
+
+    - `speed`: c [length/time].
+    """
+
+    speed: Float[Array, ""] = eqx.field(converter=jnp.asarray)
+    coordinates = ("x", "t")
+    fields = ("u",)
+
+    def residual(self, d, point):
+        """u_tt − c² u_xx."""
+        return d.u_tt - self.speed**2 * d.u_xx
+
+
+class NavierStokes(AbstractEquation):
+    """Steady incompressible flow in the plane: (u·∇)u + ∇p = Δu/Re, ∇·u = 0.
+
+    **Arguments:**
+
+    - `reynolds`: Re (dimensionless), with lengths and velocities of order one.
+    """
+
+    reynolds: Float[Array, ""] = eqx.field(converter=jnp.asarray)
+    coordinates = ("x", "y")
+    fields = ("u", "v", "p")
+
+    def residual(self, d, point):
+        """Momentum along x and y, and the divergence."""
+        return (
+            d.u * d.u_x + d.v * d.u_y + d.p_x - (d.u_xx + d.u_yy) / self.reynolds,
+            d.u * d.v_x + d.v * d.v_y + d.p_y - (d.v_xx + d.v_yy) / self.reynolds,
+            d.u_x + d.v_y,
+        )
+
+
 class DiffusionSorption(AbstractEquation):
     """R(u) u_t = D u_xx, with the Freundlich retardation R(u) = 1 + (1−φ)/φ ρₛ k n u^(n−1).
 
