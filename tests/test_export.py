@@ -123,6 +123,8 @@ EXEMPT: dict[str, str] = {
     "jaxsci.pde.LatinHypercube": "draws points with SciPy, before any program runs",
     "jaxsci.pde.Uniform": "draws points with NumPy, before any program runs",
     "jaxsci.pde.Lattice": "draws points with NumPy, before any program runs",
+    "jaxsci.pde.reference.ConservationLaw": "computes on the host with NumPy, in float64",
+    "jaxsci.pde.reference.Reference": "computes on the host with NumPy, in float64",
     "jaxsci.pde.datasets.Paper": "draws samples with NumPy, before any program runs",
     "jaxsci.pde.datasets.Rich": "draws samples with NumPy, before any program runs",
     "jaxsci.testing.ImplicitReport": "the figures of a check on the host",
@@ -624,6 +626,27 @@ def periodic(fields, axes):
     return tuple(pde.Periodic(field, axis) for field in fields for axis in axes)
 
 
+@case(
+    pde.Box, pde.Ball, pde.Polygon, pde.Union, pde.Intersection, pde.Difference, pde.Product, pde.RAD, pde.R3
+)
+def distance_and_resampling():
+    names = ("x", "y")
+    box, disk, arc = (
+        pde.Box({"x": (0, 1), "y": (0, 1)}), pde.Ball(names, (1, 1), 0.5), pde.Ball(names, (0, 0), 1.2, "arc")
+    )  # fmt: skip
+    cut = ((box | disk) - pde.Polygon(names, [(0, 0), (0.5, 0), (0, 0.5)])) & arc
+    domain = pde.Product(cut, pde.Interval("t", 0, 1))
+    phi = domain.distance([pde.Part("arc"), pde.Part("ball"), pde.Part("edge1"), pde.low("t")])
+
+    def run(points, candidates, seed):
+        score, key = jax.vmap(phi), jax.random.wrap_key_data(seed)
+        kept = pde.R3()(points, score, candidates, key)
+        return pde.RAD()(kept, score, candidates, key)
+
+    points = jnp.linspace(0.1, 0.9, 24).reshape(8, 3)
+    return run, points[:4], points, jnp.zeros(2, jnp.uint32)
+
+
 @case(equations.Heat, pde.Neumann, pde.Dirichlet, pde.Face)
 def heat():
     conditions = (
@@ -674,30 +697,22 @@ def derivatives_of_a_network():
         return jax.vmap(at)(points)
 
     return residual, network, equation, jnp.ones((5, 2))
-@case(
-    pde.Box, pde.Ball, pde.Polygon, pde.Union, pde.Intersection, pde.Difference, pde.Product, pde.RAD, pde.R3
-)
-def distance_and_resampling():
-    names = ("x", "y")
-    box, disk, arc = (
-        pde.Box({"x": (0, 1), "y": (0, 1)}), pde.Ball(names, (1, 1), 0.5), pde.Ball(names, (0, 0), 1.2, "arc")
-    )  # fmt: skip
-    cut = ((box | disk) - pde.Polygon(names, [(0, 0), (0.5, 0), (0, 0.5)])) & arc
-    domain = pde.Product(cut, pde.Interval("t", 0, 1))
-    phi = domain.distance([pde.Part("arc"), pde.Part("ball"), pde.Part("edge1"), pde.low("t")])
-
-    def run(points, candidates, seed):
-        score, key = jax.vmap(phi), jax.random.wrap_key_data(seed)
-        kept = pde.R3()(points, score, candidates, key)
-        return pde.RAD()(kept, score, candidates, key)
-
-    points = jnp.linspace(0.1, 0.9, 24).reshape(8, 3)
-    return run, points[:4], points, jnp.zeros(2, jnp.uint32)
-
-
 
 
 # lineax's derivative of a solve raises its errors through a callback, whatever `throw` was.
+@case(reference.ETDRK4, reference.Fourier)
+def exponential_time_differencing():
+    fourier = reference.Fourier((0.0,), (2 * np.pi,), (8,), 2 / 3)
+    (k,) = fourier.wavenumbers
+
+    def run(values, symbol, step):
+        convected = lambda v: -0.5j * k * fourier.modes(fourier.values(v) ** 2)
+        scheme = reference.ETDRK4(symbol, step)
+        return fourier.values(scheme(fourier.modes(values), convected))
+
+    return run, jnp.linspace(0.0, 1.0, 8), jnp.asarray(-(k**2)), jnp.array(0.1)
+
+
 @case(reference.Tridiagonal, gradient=False)
 def tridiagonal():
     def solve(a, b):

@@ -123,13 +123,19 @@ class ETDRK4(eqx.Module):
     def __call__(self, v: Inexact[Array, "..."], nonlinear: Callable) -> Inexact[Array, "..."]:
         """v one step later."""
         first, middle, last = self.weights
-        n = nonlinear(v)
+
+        def rate(v):
+            # Wavenumbers of NumPy are float64, and would raise the precision of v.
+            n = jnp.asarray(nonlinear(v))
+            return n.astype(v.dtype) if jnp.iscomplexobj(n) == jnp.iscomplexobj(v) else n
+
+        n = rate(v)
         a = self.half * v + self.stage * n
-        n_a = nonlinear(a)
+        n_a = rate(a)
         b = self.half * v + self.stage * n_a
-        n_b = nonlinear(b)
+        n_b = rate(b)
         c = self.half * a + self.stage * (2 * n_b - n)
-        n_c = nonlinear(c)
+        n_c = rate(c)
         return self.whole * v + first * n + 2 * middle * (n_a + n_b) + last * n_c
 
 
@@ -163,7 +169,9 @@ def etdrk4(
         raise ValueError(
             f"`steps` is {steps} and `saves` {saves}; steps must be a multiple of saves, both ≥ 1."
         )
-    scheme = ETDRK4(symbol, duration / steps)
+    real = jnp.finfo(start.dtype).dtype
+    kind = jnp.result_type(real, jnp.complex64) if jnp.iscomplexobj(symbol) else real
+    scheme = ETDRK4(jnp.asarray(symbol, kind), jnp.asarray(duration / steps, real))
     step = lambda v, _: (scheme(v, nonlinear), None)
 
     def save(v, _):
