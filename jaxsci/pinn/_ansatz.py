@@ -1,7 +1,8 @@
 """Conditions that hold by construction: u = L(x) + D(x) N(e(x)).
 
 Dirichlet conditions and initial values determine the lift L, which has them, and the factor D, which vanishes
-where they are given; a periodic coordinate determines e, in which it goes around a circle. N is the network.
+where they are given; a periodic coordinate determines e, in which it goes around a circle, and one about
+whose ends the fields are even, in which it turns back. N is the network.
 
 On a box, each coordinate with conditions has a projector P onto functions of it that interpolate what is
 given at its ends, and L is their Boolean sum, 1 − Π(1 − Pₖ): added one by one, each interpolates what is
@@ -24,7 +25,7 @@ from ..pde._conditions import value_at
 Lift = Callable[[Float[Array, " d"]], Float[Array, ""]]
 
 
-def value_of(condition: pde.Dirichlet | pde.Initial, point: pde.Point) -> Array:
+def value_of(condition: pde.Dirichlet | pde.Neumann | pde.Initial, point: pde.Point) -> Array:
     """What a condition prescribes at a point."""
     return jnp.asarray(value_at(condition.value, point), point[next(iter(point))].dtype)
 
@@ -120,7 +121,7 @@ class Ansatz(eqx.Module):
     """(network, point) ↦ the fields.
 
     - `projectors`: of each field, in the order of the fields.
-    - `periodic`: which coordinates are.
+    - `periodic`, `even`: which coordinates are.
     - `bounds`: of the domain.
     - `hard`: the conditions that hold by construction; `soft`: the others.
     """
@@ -128,6 +129,7 @@ class Ansatz(eqx.Module):
     projectors: tuple[tuple[_AbstractProjector, ...], ...]
     coordinates: tuple[str, ...] = eqx.field(static=True)
     periodic: tuple[str, ...] = eqx.field(static=True)
+    even: tuple[str, ...] = eqx.field(static=True)
     bounds: tuple[tuple[float, float], ...] = eqx.field(static=True)
     hard: tuple
     soft: tuple
@@ -138,12 +140,15 @@ class Ansatz(eqx.Module):
         return jnp.stack([self.lift(ps, p) + _product([f.factor(p) for f in ps]) * n for ps, n in pairs])
 
     def features(self, p: Float[Array, " d"]) -> Float[Array, " features"]:
-        """What the network sees: cos and sin of a periodic coordinate, others scaled to [−1, 1]."""
+        """What the network sees: cos and sin of a periodic coordinate, cos of an even one, others scaled to
+        [−1, 1]."""
         found = []
         for x, name, (a, b) in zip(p, self.coordinates, self.bounds, strict=True):
             if name in self.periodic:
                 angle = 2 * jnp.pi * (x - a) / (b - a)
                 found += [jnp.cos(angle), jnp.sin(angle)]
+            elif name in self.even:
+                found.append(jnp.cos(jnp.pi * (x - a) / (b - a)))
             else:
                 found.append((2 * x - a - b) / (b - a))
         return jnp.stack(found)
@@ -164,7 +169,11 @@ def _product(factors):
 
 
 def build(
-    equation: pde.AbstractEquation, domain: pde.AbstractDomain, conditions: Sequence, soft: Sequence
+    equation: pde.AbstractEquation,
+    domain: pde.AbstractDomain,
+    conditions: Sequence,
+    soft: Sequence,
+    even: tuple[str, ...],
 ) -> Ansatz:
     """Sorts the conditions into those that hold by construction and those that become rows of the loss."""
     straight = _straight(domain)
@@ -176,6 +185,12 @@ def build(
         for name in coordinates
         if name in straight and all((field, name) in around for field in equation.fields)
     )
+    for name in even:
+        if name not in straight or name in periodic:
+            raise ValueError(
+                f"`even` names {name!r}; expected a coordinate of a box that is not periodic, out of "
+                f"{tuple(n for n in straight if n not in periodic)}."
+            )
     hard: list = []
     rest: list = []
     projectors = []
@@ -189,6 +204,8 @@ def build(
                 (hard if c.axis in periodic else rest).append(c)
             elif isinstance(c, pde.Initial):
                 starts[c.rate] = c
+            elif _flat(c, even):
+                hard.append(c)
             elif isinstance(c, pde.Dirichlet) and isinstance(c.face, pde.Face) and c.face.axis in straight:
                 ends.setdefault(c.face.axis, {})[c.face.outward] = c
             elif isinstance(c, pde.Dirichlet) and _smooth(domain):
@@ -214,9 +231,25 @@ def build(
         tuple(projectors),
         coordinates,
         periodic,
+        even,
         tuple(bounds.values()),
         tuple(hard),
         (*rest, *soft),
+    )
+
+
+def _flat(condition, even: tuple[str, ...]) -> bool:
+    """Whether an even coordinate meets a condition: ∂ₙu = 0 at one of its ends."""
+    if not (isinstance(condition, pde.AbstractFaceCondition) and isinstance(condition.face, pde.Face)):
+        return False
+    if condition.face.axis not in even:
+        return False
+    zero = isinstance(condition, pde.Neumann) and isinstance(condition.value, int | float)
+    if zero and condition.value == 0:
+        return True
+    raise ValueError(
+        f"{condition!r} is at an end of {condition.face.axis!r}, about which `even` makes every field even: "
+        "only ∂ₙu = 0 holds there. Leave one of them out."
     )
 
 

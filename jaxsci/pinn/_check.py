@@ -5,6 +5,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from .. import pde
 from ..pde._conditions import Condition
@@ -54,6 +55,7 @@ def _place(c, domain, equation) -> tuple:
                 f"`points` of Data {c.name!r} have shape {c.points.shape}; expected "
                 f"(n, {len(equation.coordinates)}): the coordinates {equation.coordinates}."
             )
+        _check_data(c, domain)
         return c.field, c.name
     if isinstance(c, pde.AbstractFaceCondition):
         faces = [c.face]
@@ -68,8 +70,22 @@ def _place(c, domain, equation) -> tuple:
                 f"{', '.join(map(str, domain.parts))}."
             )
     if isinstance(c, pde.Initial):
-        return c.field, "initial", c.rate
+        return (c.field, "rate") if c.rate else (c.field, faces[0])
     return c.field, faces[0] if len(faces) == 1 else c.axis
+
+
+def _check_data(c: pde.Data, domain: pde.AbstractDomain) -> None:
+    if isinstance(c.points, jax.core.Tracer) or isinstance(c.values, jax.core.Tracer):
+        return
+    if not bool(jnp.all(jnp.isfinite(c.values))) or not bool(jnp.all(jnp.isfinite(c.points))):
+        raise ValueError(f"Data {c.name!r} holds NaN or infinity. Leave those measurements out.")
+    outside = ~domain.contains(np.asarray(c.points))
+    if outside.any():
+        raise ValueError(
+            f"{outside.sum()} of {len(outside)} `points` of Data {c.name!r} lie outside of the domain, such "
+            f"as {np.asarray(c.points)[outside][0]}, in the order {domain.coordinates}. Leave them out, or "
+            "make the domain larger."
+        )
 
 
 def check_network(network: Any, ansatz: Ansatz, fields: tuple[str, ...]) -> None:
@@ -103,16 +119,19 @@ def check_agreement(ansatz: Ansatz, domain: pde.AbstractDomain, fields: tuple[st
         points, _ = domain.boundary(face, 64, pde.Sobol(), jax.random.key(0))
         projectors = ansatz.projectors[fields.index(c.field)]
 
-        def compare(p, c=c, projectors=projectors):
+        def compare(p, c=c, face=face, projectors=projectors):
             lift = lambda p: ansatz.lift(projectors, p)
-            if isinstance(c, pde.Initial) and c.rate:
-                along = jnp.zeros_like(p).at[names.index(c.time)].set(1)
-                return jax.jvp(lift, (p,), (along,))[1], value_of(c, named(p, names))
-            return lift(p), value_of(c, named(p, names))
+            want = value_of(c, named(p, names))
+            if isinstance(c, pde.Neumann) or (isinstance(c, pde.Initial) and c.rate):
+                along = jnp.zeros_like(p).at[names.index(face.axis)].set(1)
+                return jax.jvp(lift, (p,), (along,))[1], want
+            return lift(p), want
 
         have, want = jax.vmap(compare)(points)
         if isinstance(have, jax.core.Tracer):
             return  # coefficients are traced: what they are is not known yet
+        if not bool(jnp.all(jnp.isfinite(want))):
+            raise ValueError(f"The value of {c!r} is not finite everywhere on its part of the boundary.")
         gap = jnp.abs(have - want)
         if not float(jnp.max(gap)) <= _AGREE * (1 + float(jnp.max(jnp.abs(want)))):
             worst = named(points[jnp.argmax(gap)], names)

@@ -84,7 +84,10 @@ class Plain(AbstractDriver):
     def step(self, unknown, state, inputs, weights, key):
         fn, options = self._problem()
         unknown, state, _ = self.solver.step(fn, unknown, (inputs, weights), options, state, NO_TAGS)
-        return unknown, state, self.solver.figures(state), self.solver.status(state)[0]
+        # Computed for a method that does not tell.
+        r = self.objective.rows(unknown, inputs, weights)
+        figures = {"loss": 0.5 * r @ r} | self.solver.figures(state)
+        return unknown, state, figures, self.solver.status(state)[0]
 
     def ending(self, state):
         return self.solver.status(state)[1]
@@ -110,14 +113,21 @@ class Gradient(AbstractDriver):
         return inputs | {"equation": tuple(x[chosen] for x in inputs["equation"])}
 
     def start(self, unknown, inputs, weights):
-        return self.optimizer.init(unknown)
+        pseudo = self.stage.pseudo_time
+        return self.optimizer.init(unknown), pseudo and pseudo.init(self.objective, unknown)
 
     def refresh(self, unknown, state, inputs, weights):
         return state
 
     def step(self, unknown, state, inputs, weights, key):
+        state, before = state
+        pseudo = self.stage.pseudo_time
+
         def losses(unknown):
             found = self.objective.residuals(unknown, inputs)
+            if pseudo:
+                more = pseudo.difference(self.objective, unknown, inputs, before)
+                found |= {name: found[name] + move for name, move in more.items()}
             return jnp.stack([0.5 * jnp.mean(weights[name] * r**2) for name, r in found.items()])
 
         if self.stage.direction is None or isinstance(self.stage.direction, Sum):
@@ -139,7 +149,10 @@ class Gradient(AbstractDriver):
             jnp.stack([jnp.all(jnp.isfinite(x)) for x in jax.tree.leaves((gradient, new))])
         )
         keep = lambda a, b: jax.tree.map(lambda x, y: jnp.where(finite, x, y), a, b)
-        return keep(new, unknown), keep(new_state, state), {"loss": loss}, jnp.array(False)
+        unknown, state = keep(new, unknown), keep(new_state, state)
+        after = pseudo and pseudo.next(self.objective, unknown, inputs, before)
+        # NaN, and the end, where the loss is finite and its gradient is not, too.
+        return unknown, (state, after), {"loss": jnp.where(finite, loss, jnp.nan)}, ~finite
 
     def ending(self, state):
         return None

@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import pathlib
+import signal
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -21,8 +22,14 @@ from ._pinn import PINN
 from ._result import Trained
 from ._run import Run, StageRun
 from ._stage import Stage, default_stages
+from ._unknown import cast, moved, network_of, split
 
 _CHUNK_SECONDS = 1.0
+_NONFINITE = (
+    "The loss, its gradient or the step was not finite. The model is the last finite one. Use float64, lower "
+    "the learning rate, clip gradients (`optax.clip_by_global_norm`), or look where the residual has no "
+    "derivative."
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,11 +47,6 @@ class Progressed:
     figures: dict[str, float]
     error: float
     model: PINN
-
-
-def network_of(model: PINN) -> Any:
-    """The unknowns by default: the network."""
-    return model.network
 
 
 def fit(
@@ -83,7 +85,7 @@ def fit(
       `lambda m: (m.network, m.equation.viscosity)` for an inverse problem.
     - `reference`: points (n, d) and values there (n, fields), to print an error; not used in training.
     - `evaluate_every`: steps between evaluations of the terms and of the error.
-    - `seconds`: stop after so many seconds of steps [s].
+    - `seconds`: stop after so many seconds of steps, over all stages and resumed runs [s].
     - `directory`: for checkpoints and `log.jsonl`; None: nothing is written.
     - `resume`: go on from the newest checkpoint there.
     - `checkpoint_every`: steps between checkpoints. One is written at the end, too.
@@ -106,6 +108,8 @@ def fit(
     stages = default_stages() if stages is None else tuple(stages)
     if not stages or not all(isinstance(stage, Stage) for stage in stages):
         raise TypeError(f"`stages` is {stages!r}; expected a list of jaxsci.pinn.Stage.")
+    for stage in stages:
+        _check_stage(stage, model, unknown)
     for name, value in (("points", points), ("boundary_points", boundary_points)):
         check_count(name, value, 1)
     check_count("evaluate_every", evaluate_every, 1)
@@ -121,20 +125,23 @@ def fit(
         if not resume:
             checkpoints.clear()
     found = checkpoints.load() if checkpoints is not None and resume else None
-    run = Run(checkpoints, found)
+    run = Run(checkpoints, found, len(stages))
     sampler = pde.Sobol() if sampler is None else sampler
     total = sum(stage.steps for stage in stages)
-    log, bar = Log(None if log is None else pathlib.Path(log)), Progress(total, run.step, progress)
-    log.write("start", step=run.step, steps=total)
-    status, message, current = Status.finished, "", None
+    events = Log(None if log is None else pathlib.Path(log))
+    bar = Progress(total, run.step, progress)
+    events.write("start", step=run.step, steps=total)
+    status, message, current, latest = Status.finished, "", None, model
     try:
         with Signals() as signals:
-            for index, stage in enumerate(stages):
+            for index, stage in list(enumerate(stages))[run.first :]:
+                given = model if stage.equation is None else model.with_equation(stage.equation)
+                given = moved(latest, cast(given, stage.dtype), unknown)
                 counts = (stage.points or points, stage.boundary_points or boundary_points)
                 stage_key = jax.random.fold_in(key, index)
                 signals.immediate = True
                 try:
-                    made = StageRun(index, stage, model, unknown, counts, sampler, stage_key, reference)
+                    made = StageRun(index, stage, given, unknown, counts, sampler, stage_key, reference)
                     made.begin(run)
                 except Interrupted:
                     status = Status.interrupted
@@ -149,26 +156,29 @@ def fit(
                     seconds,
                     evaluate_every,
                     checkpoint_every,
-                    log,
+                    events,
                     bar,
                     tuple(callbacks),
                 )
-                model = current.model()
+                latest = current.model()
                 if status is not Status.finished:
                     break
     finally:
         bar.close()
     if current is not None and status is not Status.nonfinite:
         run.save(current)
-    log.write("end", step=run.step, status=status.name, message=message)
+        if current.evaluated_at != current.taken:
+            # No part of what is saved: a run that is not stopped does not evaluate here.
+            events.write("evaluation", stage=current.index, **run.evaluate(current))
+    events.write("end", step=run.step, status=status.name, message=message)
     return Trained(
-        model=model,
+        model=latest,
         points={} if current is None else current.inputs,
         history=run.history(),
         evaluations=run.evaluated(),
         step=run.step,
         status=status,
-        message=" ".join(part for part in (status.value, message) if part),
+        message=message or status.value,
         seconds=run.seconds,
         compile_seconds=run.compile_seconds,
     )
@@ -184,23 +194,36 @@ def _run_stage(stage, run, signals, seconds, evaluate_every, checkpoint_every, l
         if stage.taken and run.step % checkpoint_every == 0:
             run.save(stage)
         if signals.received is not None:
-            return (Status.interrupted if signals.received == 2 else Status.terminated), ""
+            return (Status.interrupted if signals.received == signal.SIGINT else Status.terminated), ""
         if seconds is not None and run.seconds >= seconds:
-            return Status.stopped, f"{seconds} s are over."
+            return Status.stopped, f"{seconds} seconds are over."
         if stage.over:
             return Status.finished, stage.ending()
         limit = min(stage.until_event(evaluate_every), checkpoint_every - run.step % checkpoint_every)
         figures, spent, taken = run.advance(stage, min(count, limit))
         log.write("chunk", step=run.step, stage=stage.index, seconds=run.seconds, **figures)
-        bar.update(run.step, figures["loss"], 0, run.last_error)
+        bar.update(run.step, figures["loss"], 0, run.last_error, "error")
         if taken:
             count = int(np.clip(_CHUNK_SECONDS * taken / max(spent, 1e-9), 1, 8 * count))
         if not np.isfinite(figures["loss"]):
-            return Status.nonfinite, ""
-        report = Progressed(run.step, stage.index, figures, run.last_error or float("nan"), stage.model())
+            return Status.nonfinite, _NONFINITE
+        error = float("nan") if run.last_error is None else run.last_error
+        report = Progressed(run.step, stage.index, figures, error, stage.model())
         stops = [callback(report) is True for callback in callbacks]
         if any(stops):
             return Status.stopped, ""
+
+
+def _check_stage(stage: Stage, model: PINN, unknown) -> None:
+    """What can be known of a stage before anything is compiled."""
+    given = model if stage.equation is None else model.with_equation(stage.equation)
+    split(moved(model, given, unknown), unknown)
+    fields, equations = len(model.equation.fields), pde.count(given.equation)
+    if stage.pseudo_time is not None and equations != fields:
+        raise ValueError(
+            f"`pseudo_time` needs one equation for each field; {type(given.equation).__name__} has "
+            f"{equations} for {fields} fields."
+        )
 
 
 def _checked_reference(reference, model):

@@ -10,9 +10,11 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from .. import pde
+from ..train import Status
 from ._fit import fit
 from ._pinn import PINN
 from ._result import Trained
@@ -61,8 +63,11 @@ class Marched:
     """What [`jaxsci.pinn.march`][] returns: the solution as one `model`, and how each of the `slabs` was
     trained."""
 
-    model: Slabs
+    model: Slabs = dataclasses.field(repr=False)
     slabs: tuple[Trained, ...] = dataclasses.field(repr=False)
+
+    def __str__(self) -> str:
+        return "\n".join(map(str, self.slabs))
 
     @property
     def seconds(self) -> float:
@@ -97,16 +102,17 @@ def march(
 
     **Arguments:**
 
-    - `make`: (domain, conditions, key) ↦ the model of a slab.
+    - `make`: (domain, conditions, key) ↦ the model of a slab, with those conditions (hard or soft).
     - `domain`: the whole; `conditions`: with the initial ones of the first slab.
     - `edges`: of the slabs, from the first time to the last, increasing.
-    - `stages` and `options`: of [`jaxsci.pinn.fit`][], for each slab.
+    - `stages` and `options`: of [`jaxsci.pinn.fit`][], for each slab; of `reference` and of `Data`, a slab
+      takes the times in it.
     - `key`: of networks and points.
     - `time`: the name of the time coordinate.
     - `warm`: start a network from the one before.
     - `directory`: for checkpoints, in a folder for each slab.
 
-    **Returns:** a [`jaxsci.pinn.Marched`][].
+    **Returns:** a [`jaxsci.pinn.Marched`][]; after Ctrl-C or a loss that is not finite, with fewer slabs.
 
     **Raises:** `ValueError` for edges that are not those of the domain.
 
@@ -125,14 +131,20 @@ def march(
         raise ValueError(f"`edges` is {edges}; expected increasing times from {span[0]} to {span[1]}.")
     models: list[PINN] = []
     found: list[Trained] = []
+    reference = options.pop("reference", None)
     for k, (a, b) in enumerate(itertools.pairwise(edges)):
         slab_key, fit_key = jax.random.split(jax.random.fold_in(key, k))
-        model = make(_slab(domain, time, a, b), conditions, slab_key)
+        inside = [c for c in (_measured(c, axis, a, b) for c in conditions) if c is not None]
+        model = make(_slab(domain, time, a, b), inside, slab_key)
         if warm and models:
             model = eqx.tree_at(lambda m: m.network, model, models[-1].network)
         folder = None if directory is None else pathlib.Path(directory) / f"slab_{k}"
-        found.append(fit(model, stages, key=fit_key, directory=folder, **options))
+        known = None if reference is None else _between(*reference, axis, a, b)
+        found.append(fit(model, stages, key=fit_key, directory=folder, reference=known, **options))
         models.append(found[-1].model)
+        if found[-1].status not in (Status.finished, Status.stopped):
+            edges = edges[: k + 2]
+            break
         fields = models[-1].equation.fields
         conditions = tuple(
             eqx.tree_at(
@@ -146,6 +158,21 @@ def march(
             for c in conditions
         )
     return Marched(Slabs(tuple(models), edges, time), tuple(found))
+
+
+def _between(points, values, axis: int, a: float, b: float):
+    """The points of a slab, with their values; None if there are none."""
+    times = np.asarray(points)[:, axis]
+    here = (times >= a) & (times <= b)
+    return (points[here], values[here]) if here.any() else None
+
+
+def _measured(condition, axis: int, a: float, b: float):
+    """A condition in a slab; None for data at other times."""
+    if not isinstance(condition, pde.Data):
+        return condition
+    found = _between(condition.points, condition.values, axis, a, b)
+    return None if found is None else pde.Data(condition.field, *found, condition.name)
 
 
 def _slab(domain: pde.AbstractDomain, time: str, a: float, b: float) -> pde.AbstractDomain:

@@ -40,9 +40,12 @@ class PINN(eqx.Module):
     - `equation`: its coefficients are leaves, which can be unknowns too (`fit(unknown=…)`).
     - `domain`: with the coordinates of the equation, in its order.
     - `conditions`: met exactly wherever possible (`hard`), else rows of the loss (`soft`).
-    - `network`: N, from `features.size` numbers (a periodic coordinate gives two, cos and sin; others
+    - `network`: N, from one number for each coordinate (a periodic coordinate gives two, cos and sin; others
       are scaled to [−1, 1]) to one number for each field. Any callable module.
     - `soft`: conditions to be rows of the loss whatever they are.
+    - `even`: coordinates of a box about both ends of which all fields are even: their zero `Neumann`
+      conditions hold exactly. It is so where x ↦ −x changes neither the equation nor the other conditions
+      (heat and waves between insulated walls; not u uₓ, nor a source that is not even).
 
     **Raises:** `ValueError` for conditions on unknown fields or parts, two on one part, conditions that
     contradict each other where they meet, or a network of the wrong size.
@@ -67,13 +70,14 @@ class PINN(eqx.Module):
         network: Callable,
         *,
         soft: Iterable = (),
+        even: Iterable[str] = (),
     ):
-        conditions, soft = tuple(conditions), tuple(soft)
+        conditions, soft, even = tuple(conditions), tuple(soft), tuple(even)
         check_problem(equation, domain, conditions, soft)
         self.equation = equation
         self.domain = domain
         self.network = network
-        self.ansatz = build(equation, domain, conditions, soft)
+        self.ansatz = build(equation, domain, conditions, soft, even)
         check_network(network, self.ansatz, equation.fields)
         check_agreement(self.ansatz, domain, equation.fields)
 
@@ -84,7 +88,7 @@ class PINN(eqx.Module):
                 f"`point` has shape {jnp.shape(point)}; expected ({len(self.equation.coordinates)},), one "
                 f"number for each of the coordinates {self.equation.coordinates}. Batch with `jax.vmap`."
             )
-        return self.ansatz(self.network, jnp.asarray(point))
+        return self.ansatz(self.network, jnp.asarray(point, jnp.result_type(float, point)))
 
     def derivatives(self, point: Float[Array, " d"]) -> pde.Derivatives:
         """The derivatives that the equation needs, at one point."""
@@ -99,6 +103,10 @@ class PINN(eqx.Module):
     def with_equation(self, equation: pde.AbstractEquation) -> "PINN":
         """The same network for another equation of the same fields and coordinates."""
         names = (self.equation.coordinates, self.equation.fields)
+        if not isinstance(equation, pde.AbstractEquation):
+            raise TypeError(
+                f"`equation` is {equation!r}; expected a pde.Equation, such as pde.Burgers(0.01)."
+            )
         if (equation.coordinates, equation.fields) != names:
             raise ValueError(
                 f"`equation` has the coordinates {equation.coordinates} and the fields {equation.fields}; "

@@ -10,21 +10,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from .. import pde
+from .._solution import RESULTS
 from ..train._checkpoint import CheckpointError, pack, unpack
 from ..train._run import columns
 from ._driver import make_driver
 from ._terms import EquationTerm, Objective, terms_of
+from ._unknown import cast, precision, split
 from ._weighing import Weighing
 
 CAPACITY = 1024
 FIGURES = ("loss", "damping", "gain")
-
-
-def cast(tree: Any, dtype: Any) -> Any:
-    """Every floating array in another precision; as it is if `dtype` is None."""
-    if dtype is None:
-        return tree
-    return jax.tree.map(lambda x: x.astype(dtype) if eqx.is_inexact_array(x) else x, tree)
 
 
 class StageRun:
@@ -32,16 +27,8 @@ class StageRun:
 
     def __init__(self, index, stage, model, unknown, counts, sampler, key, reference):
         self.index, self.stage, self.key = index, stage, key
-        if stage.equation is not None:
-            model = model.with_equation(stage.equation)
-        model = cast(model, stage.dtype)
-        none = jax.tree.map(lambda _: False, model)
-        chosen = unknown(model)
-        wanted = eqx.tree_at(unknown, none, replace=jax.tree.map(eqx.is_inexact_array, chosen))
-        self.unknown, rest = eqx.partition(model, wanted)
-        if not jax.tree.leaves(self.unknown):
-            raise ValueError("`unknown` names no floating arrays of the model: there is nothing to find.")
-        self.dtype = jnp.result_type(*jax.tree.leaves(self.unknown))
+        self.unknown, rest = split(model, unknown)
+        self.dtype = precision(self.unknown)
         terms = terms_of(model)
         self.sampler, self.counts = sampler, counts
         self.inputs = cast(
@@ -60,10 +47,12 @@ class StageRun:
         self.reference = None if reference is None else cast(reference, self.dtype)
         self.taken, self.done, self.state, self.weights = 0, False, None, None
         self.evaluated_at = -1
-        self.compiled = self.refreshed = None
+        self.compiled: Any = None
+        self.refreshed: Any = None
+        self.exchanged: Any = None
 
     def begin(self, run) -> None:
-        """Compiles; then goes on from a checkpoint, if there is one of this stage or a later one."""
+        """Starts, or goes on from a checkpoint of this stage; and compiles."""
         started = time.perf_counter()
         steps_key = jax.random.fold_in(self.key, 1)
         driver, weighing = self.driver, self.weighing
@@ -76,7 +65,6 @@ class StageRun:
             memory = memory if driver.weighs_each_step else later
             return driver.start(unknown, inputs, weights), weights, memory
 
-        @jax.jit
         def refreshed(unknown, state, inputs, memory, step):
             key = jax.random.fold_in(steps_key, step)
             weights, memory = weighing(unknown, inputs, memory, step, key)
@@ -101,17 +89,24 @@ class StageRun:
             return *out, i, done
 
         self.state, self.weights, self.memory = first(self.unknown, self.inputs)
-        self.refreshed = refreshed
-        counts = (np.int32(0), np.int32(0))
-        state = (self.unknown, self.state, self.weights, self.memory, self.inputs)
-        self.compiled = jax.jit(chunk).lower(*state, *counts).compile()
-        run.compile_seconds += time.perf_counter() - started
         run.restore(self)
+        if not self.over:
+            ready = lambda fn, *like: jax.jit(fn).lower(*like).compile()
+            zero, rule = np.int32(0), self.stage.resample
+            state = (self.unknown, self.state, self.weights, self.memory, self.inputs)
+            self.compiled = ready(chunk, *state, zero, zero)
+            if rule is not None or self.exchanges_weights:
+                self.refreshed = ready(refreshed, *state[:2], self.inputs, self.memory, zero)
+            if rule is not None:
+                points = self.inputs["equation"][0]
+                pool = jax.ShapeDtypeStruct((rule.pool(len(points)), points.shape[1]), points.dtype)
+                self.exchanged = ready(self._exchanged, self.unknown, points, pool, steps_key)
+        run.compile_seconds += time.perf_counter() - started
 
     @property
     def over(self) -> bool:
-        """Whether all steps are taken, or the method has nothing left to do."""
-        return self.done or self.taken >= self.stage.steps
+        """Whether all steps are taken, or the method has nothing left to do and no new points to expect."""
+        return (self.done and self.stage.resample is None) or self.taken >= self.stage.steps
 
     def until_event(self, evaluate_every: int) -> int:
         """Steps until the next evaluation, exchange of points, or the end."""
@@ -127,7 +122,7 @@ class StageRun:
 
     def advance(self, count: int):
         """At most `count` steps; the figures of each."""
-        due = self.taken > 0 and self.taken % self.stage.every == 0
+        due = self.taken > 0 and (self.done or self.taken % self.stage.every == 0)
         if due and self.stage.resample is not None:
             self._exchange()
         if due and (self.stage.resample is not None or self.exchanges_weights):
@@ -146,8 +141,13 @@ class StageRun:
         draw, turn = jax.random.split(jax.random.fold_in(jax.random.fold_in(self.key, 2), self.taken))
         model = self.objective.model(self.unknown)
         candidates = model.domain.interior(rule.pool(len(points)), pde.Uniform(), draw).astype(self.dtype)
-        points = _exchanged(self.objective, rule, self.unknown, points, candidates, turn)
+        points = self.exchanged(self.unknown, points, candidates, turn)
         self.inputs = self.inputs | {"equation": (points,)}
+
+    def _exchanged(self, unknown, points, candidates, key):
+        model = self.objective.model(unknown)
+        score = lambda p: jnp.sum(jnp.abs(jax.vmap(model.residual)(p)), axis=1)
+        return self.stage.resample(points, score, candidates, key)
 
     def model(self):
         """The model now."""
@@ -170,14 +170,7 @@ class StageRun:
         result = self.driver.ending(self.state)
         if result is None or not self.done:
             return ""
-        return type(result)[result]
-
-
-@eqx.filter_jit
-def _exchanged(objective, rule, unknown, points, candidates, key):
-    model = objective.model(unknown)
-    score = lambda p: jnp.sum(jnp.abs(jax.vmap(model.residual)(p)), axis=1)
-    return rule(points, score, candidates, key)
+        return RESULTS[result] or "The method has converged."  # pyright: ignore
 
 
 @eqx.filter_jit
@@ -194,7 +187,7 @@ def _error(objective, unknown, points, values):
 class Run:
     """What all stages share: counts, histories, checkpoints."""
 
-    def __init__(self, checkpoints, found):
+    def __init__(self, checkpoints, found, stages: int):
         self.checkpoints = checkpoints
         self.found = found
         self.step = 0
@@ -208,6 +201,11 @@ class Run:
             path, arrays, meta = found
             if meta.get("kind") != "pinn":
                 raise CheckpointError(f"{path} is no checkpoint of `pinn.fit`: use another `directory`.")
+            if meta["stage"] >= stages:
+                raise CheckpointError(
+                    f"{path} was written in stage {meta['stage']} (from 0), and there are {stages} stages "
+                    "now: give the same stages, `resume=False` to start over, or another `directory`."
+                )
             self.step, self.seconds = meta["step"], meta["seconds"]
             self._rows = [arrays["history"]]
             names = meta["evaluations"]
@@ -219,18 +217,16 @@ class Run:
             if self._evaluations:
                 self.last_error = self._evaluations[-1].get("error")
 
+    @property
+    def first(self) -> int:
+        """The index of the stage to begin with: what those before it found is in the checkpoint."""
+        return 0 if self.found is None else self.found[2]["stage"]
+
     def restore(self, stage: StageRun) -> None:
-        """Brings a stage to where the checkpoint left it."""
-        if self.found is None:
+        """Brings a stage to where the checkpoint left it, if it is of this stage."""
+        if self.found is None or self.found[2]["stage"] != stage.index:
             return
         path, arrays, meta = self.found
-        if meta["stage"] < stage.index:
-            return
-        if meta["stage"] > stage.index:
-            # A later one was reached; what this one found is in the later one's unknowns.
-            stage.taken, stage.done = stage.stage.steps, True
-            stage.evaluated_at = stage.taken
-            return
         like = (stage.unknown, stage.state, stage.weights, stage.memory, stage.inputs)
         restored = unpack("stage", like, arrays, path)
         stage.unknown, stage.state, stage.weights, stage.memory, stage.inputs = restored
@@ -251,7 +247,7 @@ class Run:
 
     def evaluate(self, stage: StageRun) -> dict[str, float]:
         """Records an evaluation."""
-        found = {"step": self.step, "seconds": self.seconds, **stage.evaluate()}
+        found = {"step": float(self.step), "seconds": self.seconds, **stage.evaluate()}
         self._evaluations.append(found)
         self.last_error = found.get("error")
         return found

@@ -1,22 +1,22 @@
 """du/dθ of a trained network, without training again."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import lineax as lx
-from jaxtyping import Array
+from jaxtyping import Array, ArrayLike
 
 from .. import _tree
 from .._adjoint import ImplicitAdjoint
 from .._adjoint_interface import AbstractAdjoint
 from .._residual import AbstractResidual
 from ..linear import CG, Cholesky, Nystrom, Operator
-from ._fit import network_of
 from ._pinn import PINN
 from ._terms import Inputs, Objective, terms_of
+from ._unknown import network_of, precision, split
 
 _DENSE = 5000
 
@@ -29,6 +29,7 @@ class _Minimum(AbstractResidual):
 
     loss: Objective
     inputs: dict[str, Inputs]
+    weights: dict[str, Array]
     shift: Array
     trained: Any
     left: Any
@@ -38,8 +39,7 @@ class _Minimum(AbstractResidual):
         return frozenset({lx.positive_semidefinite_tag})
 
     def _rows(self, unknown):
-        ones = dict.fromkeys(self.loss.names, jnp.ones(()))
-        return self.loss.rows(unknown, self.inputs, ones)
+        return self.loss.rows(unknown, self.inputs, self.weights)
 
     def __call__(self, y, args):
         return self._rows(y)
@@ -57,8 +57,7 @@ class _Minimum(AbstractResidual):
             return _tree.axpy(self.shift, v, pull(jv)[0])
 
         def dense():
-            ones = dict.fromkeys(self.loss.names, jnp.ones(()))
-            _, j = self.loss.linearized(y, self.inputs, ones)
+            _, j = self.loss.linearized(y, self.inputs, self.weights)
             gram = jnp.matmul(j.T, j, precision=jax.lax.Precision.HIGHEST)
             return gram + self.shift * jnp.eye(len(gram), dtype=gram.dtype)
 
@@ -70,7 +69,8 @@ def attach(
     points: dict[str, Inputs],
     *,
     unknown: Callable[[PINN], Any] = network_of,
-    damping: float = 1e-10,
+    weights: Mapping[str, ArrayLike] | None = None,
+    damping: float | None = None,
     adjoint: AbstractAdjoint | None = None,
 ) -> PINN:
     """A trained PINN as a function of everything in it that is not trained: the coefficients of its equation,
@@ -93,35 +93,41 @@ def attach(
     - `model`: trained; in it, whatever derivatives are wanted for may be traced.
     - `points`: those of the rows: `Trained.points`.
     - `unknown`: what was trained, as in [`jaxsci.pinn.fit`][].
-    - `damping`: μ/‖J‖², ‖J‖ the largest norm of a column (dimensionless).
+    - `weights`: w of the terms of the loss by name, where it is not one.
+    - `damping`: μ/‖J‖², ‖J‖ the largest norm of a column (dimensionless). None: 1e-10 in float64, 1e-5 in
+      float32.
     - `adjoint`: None: `jaxsci.ImplicitAdjoint`, by a Cholesky factor up to 5000 unknowns, by CG with
       a randomised preconditioner above.
 
     **Returns:** the model, whose unknowns carry derivatives.
 
     **Limits:** the error of du/dθ is about that of a network of this size and these points for the linearised
-    equation, and grows with the residual that training has left. In float32 take a damping of 1e-5.
+    equation, and grows with the residual that training has left.
     """
     if not isinstance(model, PINN):
         raise TypeError(f"`model` is {model!r}; expected a jaxsci.pinn.PINN.")
     terms = terms_of(model)
     if missing := sorted({t.name for t in terms} - set(points)):
         raise ValueError(f"`points` has no {missing}; expected those of `Trained.points`.")
+    w, rest = split(model, unknown)
+    if damping is None:
+        damping = 1e-10 if precision(w) == jnp.float64 else 1e-5
     if not damping > 0:
         raise ValueError(f"`damping` is {damping!r}; expected a positive number, such as 1e-10.")
-    none = jax.tree.map(lambda _: False, model)
-    wanted = eqx.tree_at(unknown, none, replace=jax.tree.map(eqx.is_inexact_array, unknown(model)))
-    w, rest = eqx.partition(model, wanted)
     w = _tree.stop_gradient(w)
     points = {t.name: t.current(points[t.name]) for t in terms}
     objective = Objective(terms, model, points, rest)
     still = _tree.stop_gradient(objective)
-    problem = _Minimum(still, _tree.stop_gradient(points), jnp.zeros(()), w, _tree.scaled(0.0, w))
+    names = objective.names
+    given = {} if weights is None else dict(weights)
+    if wrong := sorted(set(given) - set(names)):
+        raise ValueError(f"`weights` names {wrong}; expected some of {names}.")
+    each = {name: jnp.asarray(given.get(name, 1.0)) for name in names}
+    problem = _Minimum(still, _tree.stop_gradient(points), each, jnp.zeros(()), w, _tree.scaled(0.0, w))
     r, pull = jax.vjp(problem._rows, w)
     size = _tree.size(w)
     if size <= _DENSE:
-        ones = dict.fromkeys(still.names, jnp.ones(()))
-        columns = jnp.max(jnp.sum(still.linearized(w, problem.inputs, ones)[1] ** 2, axis=0))
+        columns = jnp.max(jnp.sum(still.linearized(w, problem.inputs, each)[1] ** 2, axis=0))
     else:
         signs = jax.random.rademacher(jax.random.key(0), r.shape, r.dtype)
         columns = _tree.dot(pull(signs)[0], pull(signs)[0]) / size
@@ -129,5 +135,5 @@ def attach(
     if adjoint is None:
         solver = Cholesky(check=1e-3) if size <= _DENSE else CG(rtol=1e-6, preconditioner=Nystrom(300, shift))
         adjoint = ImplicitAdjoint(solver)
-    problem = _Minimum(objective, points, shift, w, _tree.stop_gradient(pull(r)[0]))
+    problem = _Minimum(objective, points, each, shift, w, _tree.stop_gradient(pull(r)[0]))
     return eqx.combine(adjoint.attach(problem, w, None), rest)

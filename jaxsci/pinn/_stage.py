@@ -3,6 +3,7 @@
 from typing import Any
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import optax
 import optimistix as optx
@@ -13,6 +14,15 @@ from ..solvers._plain import AbstractPlainSolver
 from ..train._directions import AbstractDirection
 from ..train._weights import AbstractWeights
 from ..train._weights_points import ResidualAttention, SelfAdaptive
+from ._pseudo_time import PseudoTime
+
+_KINDS = (
+    ("resample", pde.AbstractResampling, "pde.RAD()"),
+    ("equation", pde.AbstractEquation, "pde.Burgers(0.01)"),
+    ("weights", AbstractWeights, "jaxsci.train.GradientNorm()"),
+    ("direction", AbstractDirection, "jaxsci.train.ConFIG()"),
+    ("pseudo_time", PseudoTime, "PseudoTime()"),
+)
 
 
 class Stage(eqx.Module):
@@ -31,12 +41,14 @@ class Stage(eqx.Module):
       Hessian.
     - `every`: steps between exchanges of points.
     - `batch`: for optax: points of the equation in a step, drawn from all of them; None: all.
-    - `dtype`: precision of the stage, `jnp.float32` or `jnp.float64`; None: as the model is.
-    - `equation`: another equation for this stage (a curriculum: easy coefficients first); None: the model's.
+    - `dtype`: precision of the stage, `jnp.float32` or `jnp.float64`; None: that of the model given to `fit`.
+    - `equation`: another equation for this stage (a curriculum: easy coefficients first); None: that of the
+      model given to `fit`. What is unknown is carried from stage to stage all the same.
     - `weights`: how the terms of the loss are balanced (`jaxsci.train.ResidualAttention`, `Causal`, …); None:
       all one. For optax they follow every step; for the others, every exchange of points.
     - `direction`: for optax: how the gradients of several terms are made one (`jaxsci.train.ConFIG`, …);
       None: their sum.
+    - `pseudo_time`: for optax: [`jaxsci.pinn.PseudoTime`][], small moves in place of the equation at once.
 
     **Raises:** `TypeError` or `ValueError` for what a stage cannot do.
     """
@@ -52,6 +64,7 @@ class Stage(eqx.Module):
     equation: pde.AbstractEquation | None = None
     weights: AbstractWeights | None = None
     direction: AbstractDirection | None = None
+    pseudo_time: PseudoTime | None = None
 
     def __check_init__(self):
         if not isinstance(self.method, optax.GradientTransformation | AbstractPlainSolver):
@@ -68,11 +81,16 @@ class Stage(eqx.Module):
             value = getattr(self, name)
             if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
                 raise ValueError(f"`{name}` of a Stage is {value!r}; expected an int ≥ 1.")
-        if not self.optax and (self.batch is not None or self.direction is not None):
+        alone = [n for n in ("batch", "direction", "pseudo_time") if getattr(self, n) is not None]
+        if alone and not self.optax:
             raise ValueError(
-                f"`batch` and `direction` are for optax optimizers; {type(self.method).__name__} uses all "
-                "points at once."
+                f"`{alone[0]}` is for optax optimizers; {type(self.method).__name__} needs the same problem, "
+                "at all points, in each step."
             )
+        for name, kind, such in _KINDS:
+            value = getattr(self, name)
+            if not (value is None or isinstance(value, kind)):
+                raise TypeError(f"`{name}` of a Stage is {value!r}; expected one such as {such}, or None.")
         if isinstance(self.weights, ResidualAttention | SelfAdaptive) and (self.resample or self.batch):
             raise ValueError(
                 f"`weights` is a {type(self.weights).__name__}, with a weight for each point, and "
@@ -80,6 +98,11 @@ class Stage(eqx.Module):
             )
         if self.dtype is not None and jnp.dtype(self.dtype).kind != "f":
             raise ValueError(f"`dtype` is {self.dtype!r}; expected jnp.float32 or jnp.float64.")
+        if self.dtype is not None and jax.dtypes.canonicalize_dtype(self.dtype) != jnp.dtype(self.dtype):
+            raise ValueError(
+                f"`dtype` is {jnp.dtype(self.dtype).name}, which JAX does not make by itself. Begin the "
+                'program with `jax.config.update("jax_enable_x64", True)`.'
+            )
 
     @property
     def optax(self) -> bool:

@@ -140,27 +140,32 @@ def _end(face: pde.Face) -> str:
 class Objective(eqx.Module):
     """½‖rows‖² with row i of a term that has n points equal to √(w/n) rᵢ: ½ Σ mean(w r²).
 
-    - `terms`: of one model. - `owners`: the names of the rows at a point, and whose they are.
+    - `terms`: of one model. - `owners`: the names of the rows at a point, and the names of their terms.
     - `rest`: the model without its unknowns.
     """
 
     terms: tuple[AbstractTerm, ...]
-    owners: dict[str, str] = eqx.field(static=True)
+    owners: tuple[tuple[str, str], ...] = eqx.field(static=True)
     rest: Any
 
     def __init__(self, terms: Sequence[AbstractTerm], model: PINN, inputs: dict[str, Inputs], rest: Any):
         self.terms = tuple(terms)
         self.rest = rest
-        self.owners = {}
+        owners: list[tuple[str, str]] = []
         for t in terms:
             first = tuple(x[0] for x in inputs[t.name])
             (k,) = jax.eval_shape(lambda *i, t=t: t.rows(model, *i), *first).shape
-            self.owners |= {t.name if k == 1 else f"{t.name}[{i}]": t.name for i in range(k)}
+            owners += [(t.name if k == 1 else f"{t.name}[{i}]", t.name) for i in range(k)]
+        self.owners = tuple(owners)
 
     @property
     def names(self) -> tuple[str, ...]:
         """Of the rows at a point."""
-        return tuple(self.owners)
+        return tuple(name for name, _ in self.owners)
+
+    def owned(self, term: str) -> tuple[str, ...]:
+        """The names of a term's rows."""
+        return tuple(name for name, owner in self.owners if owner == term)
 
     def model(self, unknown: Any) -> PINN:
         """The whole model."""
@@ -171,7 +176,7 @@ class Objective(eqx.Module):
         model = self.model(unknown)
         columns: list[Array] = []
         for term in self.terms:
-            found = jax.vmap(lambda *i, t=term: t.rows(model, *i))(*inputs[term.name])
+            found = jax.vmap(lambda *i, t=term: _rows(t, model, i))(*inputs[term.name])
             columns += list(found.T)
         return dict(zip(self.names, columns, strict=True))
 
@@ -189,7 +194,7 @@ class Objective(eqx.Module):
         for term in self.terms:
 
             def one(*at, term=term):
-                fn = lambda v: term.rows(self.model(_tree.unravel(v, unknown)), *at)
+                fn = lambda v: _rows(term, self.model(_tree.unravel(v, unknown)), at)
                 r, pull = jax.vjp(fn, flat)
                 return r, jax.vmap(lambda e: pull(e)[0])(jnp.eye(len(r), dtype=r.dtype))
 
@@ -200,6 +205,11 @@ class Objective(eqx.Module):
         of_rows = [jnp.broadcast_to(s, r.shape)[:, None] for s, r in zip(scales, rows, strict=True)]
         r = jnp.concatenate([s * r for s, r in zip(scales, rows, strict=True)])
         return r, jnp.concatenate([s * j for s, j in zip(of_rows, jacobians, strict=True)])
+
+
+def _rows(term: AbstractTerm, model: PINN, at: Inputs) -> Float[Array, " k"]:
+    # In the precision of the points, whatever that of a function in the equation or in a condition.
+    return term.rows(model, *at).astype(at[0].dtype)
 
 
 def _scale(r: Array, weight: Array) -> Array:

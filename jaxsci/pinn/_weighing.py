@@ -33,7 +33,7 @@ class Weighing(eqx.Module):
         residuals = self.objective.residuals(unknown, inputs)
         times = {}
         if self.time is not None:
-            for name, term in self.objective.owners.items():
+            for name, term in self.objective.owners:
                 times[name] = inputs[term][0][:, self.time]
         terms = Terms(lambda u: self.objective.residuals(u, inputs), unknown, times)
         return self.rule.update(memory, residuals, terms, step, key)

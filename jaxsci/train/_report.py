@@ -77,10 +77,10 @@ class Progress:
         else:
             self._stream = stream
 
-    def update(self, step: int, loss: float, skipped: int, best: float | None) -> None:
+    def update(self, step: int, loss: float, skipped: int, best: float | None, label: str = "best") -> None:
         text = f"loss {loss:.3e}"
         if best is not None:
-            text += f", best {best:.3e}"
+            text += f", {label} {best:.3e}"
         if skipped:
             text += f", skipped {skipped}"
         if self._bar is not None:
