@@ -84,9 +84,10 @@ class _Curved(_AbstractProjector):
         distances = [self.domain.distance(c.face)(p) for c in self.conditions]
         values = [value_of(c, named(p, coordinates)) for c in self.conditions]
         weights = [_product(distances[:i] + distances[i + 1 :]) for i in range(len(distances))]
-        # Both vanish where two parts meet; there the values have to agree, and any mean will do.
+        # All vanish where two parts meet; there the values have to agree, and a mean of the two will do.
+        nearest = jnp.min(jnp.stack(distances))
         tiny = jnp.finfo(p.dtype).tiny
-        weights = [w + tiny for w in weights]
+        weights = [w + jnp.where(d <= nearest, tiny, 0) for w, d in zip(weights, distances, strict=True)]
         return sum(w * (v - before(p)) for w, v in zip(weights, values, strict=True)) / sum(weights)
 
     def factor(self, p):
