@@ -286,8 +286,8 @@ def _table_line(row: Row) -> str:
     return _LINE.format(row.name, f"{row.figure:.4g}", row.unit, target, holds).rstrip()
 
 
-def _rows(name: str, case: ModuleType, quick: bool) -> Iterator[Row]:
-    rows: Iterable[Row] = case.run(quick)
+def _rows(name: str, case: ModuleType, quick: bool, only: str | None) -> Iterator[Row]:
+    rows: Iterable[Row] = case.run(quick) if only is None else case.run(quick, only)
     seen = set()
     for row in rows:
         if row.name in seen:
@@ -337,6 +337,7 @@ def main(argv: Sequence[str] | None = None, cases: Mapping[str, str] | None = No
     parser.add_argument("--quick", action="store_true", help="smaller sizes, fewer repeats")
     parser.add_argument("--check", action="store_true", help="exit 1 if a row misses its target")
     parser.add_argument("--json", type=pathlib.Path, metavar="FILE", help="also write the rows here")
+    parser.add_argument("--case", dest="only", metavar="NAME", help="one part of a case, of its CASES")
     options = parser.parse_args(argv)
 
     if options.case == "list":
@@ -350,6 +351,10 @@ def main(argv: Sequence[str] | None = None, cases: Mapping[str, str] | None = No
         parser.error(f"there is no case {options.case!r}; there are: {known}")
 
     case = importlib.import_module(cases[options.case])
+    parts = getattr(case, "CASES", {})
+    if options.only is not None and options.only not in parts:
+        known = ", ".join(parts) or "none: it runs as a whole"
+        parser.error(f"{options.case!r} has no part {options.only!r}; it has {known}")
     if getattr(case, "X64", False):
         jax.config.update("jax_enable_x64", True)
     report = stamp(argv) | {"case": options.case, "quick": options.quick, "complete": False}
@@ -364,7 +369,7 @@ def main(argv: Sequence[str] | None = None, cases: Mapping[str, str] | None = No
     rows: list[Row] = []
     start = time.perf_counter()
     try:
-        for row in _rows(options.case, case, options.quick):
+        for row in _rows(options.case, case, options.quick, options.only):
             rows.append(row)
             print(_table_line(row), flush=True)
         report["complete"] = True

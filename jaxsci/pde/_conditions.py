@@ -165,12 +165,16 @@ class Initial(eqx.Module):
         space axes; in the units of the field.
     - `rate`: the condition is on ∂u/∂t, for equations of second order in time.
     - `time`: the name of the time coordinate.
+    - `extension`: for a hard condition of a network: a function of the point that equals `value` at the first
+        time, and meets conditions on the boundary. The network then adds to it in place of the value itself:
+        worth it where `value` has a kink that the solution has at no later time.
     """
 
     field: str = eqx.field(static=True)
     value: Value
     rate: bool = eqx.field(static=True, default=False)
     time: str = eqx.field(static=True, default="t")
+    extension: Callable[[Point], Array] | None = None
 
 
 class Data(eqx.Module):

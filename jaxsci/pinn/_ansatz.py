@@ -104,14 +104,17 @@ class _Start(_AbstractProjector):
 
     def correction(self, before, coordinates, p):
         first = p.at[self.axis].set(self.ends[0])
-        point = named(first, coordinates)
+        given = lambda p: value_of(self.value, named(p.at[self.axis].set(self.ends[0]), coordinates))
+        if self.value.extension is not None:
+            given = lambda p: jnp.asarray(self.value.extension(named(p, coordinates)), p.dtype)
         if self.rate is None:
-            return value_of(self.value, point) - before(first)
+            return given(p) - before(first)
         along = jnp.zeros_like(p).at[self.axis].set(1)
         lifted, moving = jax.jvp(before, (first,), (along,))
+        _, extended = jax.jvp(given, (first,), (along,))
         elapsed = p[self.axis] - self.ends[0]
-        missing = value_of(self.rate, point) - moving
-        return value_of(self.value, point) - lifted + elapsed * missing
+        missing = value_of(self.rate, named(first, coordinates)) - moving - extended
+        return given(p) - lifted + elapsed * missing
 
     def factor(self, p):
         tau = (p[self.axis] - self.ends[0]) / (self.ends[1] - self.ends[0])
