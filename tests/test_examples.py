@@ -90,3 +90,14 @@ def test_learned_relaxation(monkeypatch, tmp_path):
     metrics = smoke("learned_relaxation", monkeypatch, tmp_path, "learned_relaxation.png")
     assert metrics["difference_of_solutions"] < 1e-6
     assert metrics["sweeps_learned"] < max(metrics["sweeps_fixed"].values())
+
+
+def test_burgers_pinn(monkeypatch, tmp_path):
+    metrics = smoke("burgers_pinn", monkeypatch, tmp_path, "burgers_pinn.png")
+    assert metrics["error"] < 1e-2
+
+
+def test_inverse_pinn(monkeypatch, tmp_path):
+    """The viscosity is off by what its standard error says."""
+    metrics = smoke("inverse_pinn", monkeypatch, tmp_path, "inverse_pinn.png")
+    assert metrics["relative_error"] < 4 * metrics["relative_standard_error"] < 0.05
