@@ -147,7 +147,7 @@ def _gauss(x):
 
 
 def _reaction(rate: float, width: int, depth: int) -> Callable:
-    """Growth alone, point by point: the Gaussian's kink at the seam stays, and no x-derivative asks for it."""
+    """Growth alone, point by point: the kink of the Gaussian stays, and no x-derivative asks for it."""
     start = Initial("u", lambda p: jnp.exp(-((p.x - jnp.pi) ** 2) / (2 * (jnp.pi / 4) ** 2)))
     return lambda key: pinn.PINN(pde.Fisher(rate), CIRCLE, [start], _mlp(2, 1, width, depth, key))
 
@@ -324,7 +324,8 @@ CASES: dict[str, Case] = {
         1e-5, 3, "none",
     ),
     "Poisson, four holes": Case(
-        _fit(_holes, 150, 2000, weights=train.Fixed({"equation": 1e-4})), reference.square_with_holes, lambda: _inside(HOLES, 10000),
+        _fit(_holes, 150, 2000, weights=train.Fixed({"equation": 1e-4})),
+        reference.square_with_holes, lambda: _inside(HOLES, 10000),
         1e-3, 3, "1.2e-2 PINNacle's best",
     ),
     "Poisson 5-D": Case(

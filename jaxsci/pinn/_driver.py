@@ -68,7 +68,10 @@ class Plain(AbstractDriver):
     def _problem(self):
         rows = self.objective.rows
         if isinstance(self.solver, optx.AbstractLeastSquaresSolver):
-            options = {"linearized": lambda y, args: self.objective.linearized(y, *args)}
+            if self.objective.chunk is None:
+                options = {"linearized": lambda y, args: self.objective.linearized(y, *args)}
+            else:
+                options = {"normal": lambda y, args: self.objective.normal(y, *args)}
             return (lambda y, args: (rows(y, *args), None)), options
         half = lambda r: 0.5 * r @ r
         return (lambda y, args: (half(rows(y, *args)), None)), {}

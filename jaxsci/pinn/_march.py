@@ -146,15 +146,9 @@ def march(
             edges = edges[: k + 2]
             break
         fields = models[-1].equation.fields
+        continued = lambda c, f=fields, m=models[-1]: _Continued(m, f.index(c.field), axis, c.rate)
         conditions = tuple(
-            eqx.tree_at(
-                lambda c: c.value,
-                c,
-                _Continued(models[-1], fields.index(c.field), axis, c.rate),
-                is_leaf=lambda x: x is None,
-            )
-            if isinstance(c, pde.Initial)
-            else c
+            pde.Initial(c.field, continued(c), c.rate, c.time) if isinstance(c, pde.Initial) else c
             for c in conditions
         )
     return Marched(Slabs(tuple(models), edges, time), tuple(found))

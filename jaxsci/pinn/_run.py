@@ -40,7 +40,7 @@ class StageRun:
             },
             self.dtype,
         )
-        self.objective = Objective(terms, model, self.inputs, rest)
+        self.objective = Objective(terms, model, self.inputs, rest, stage.chunk)
         self.driver = make_driver(stage, self.objective)
         names = model.equation.coordinates
         self.weighing = Weighing(stage.weights, self.objective, names.index("t") if "t" in names else None)

@@ -41,6 +41,8 @@ class Stage(eqx.Module):
       Hessian.
     - `every`: steps between exchanges of points.
     - `batch`: for optax: points of the equation in a step, drawn from all of them; None: all.
+    - `chunk`: so many points are evaluated together, so that the memory of a step does not grow with the
+      points beyond; None: all of them.
     - `dtype`: precision of the stage, `jnp.float32` or `jnp.float64`; None: that of the model given to `fit`.
     - `equation`: another equation for this stage (a curriculum: easy coefficients first); None: that of the
       model given to `fit`. What is unknown is carried from stage to stage all the same.
@@ -60,6 +62,7 @@ class Stage(eqx.Module):
     resample: pde.AbstractResampling | None = None
     every: int = eqx.field(static=True, default=50)
     batch: int | None = eqx.field(static=True, default=None)
+    chunk: int | None = eqx.field(static=True, default=None)
     dtype: Any = eqx.field(static=True, default=None)
     equation: pde.AbstractEquation | None = None
     weights: AbstractWeights | None = None
@@ -77,7 +80,7 @@ class Stage(eqx.Module):
                 f"`method` is a {type(self.method).__name__}, which wants as many equations as unknowns; a "
                 "network has not. Expected a least-squares solver or a minimiser."
             )
-        for name in ("steps", "points", "boundary_points", "every", "batch"):
+        for name in ("steps", "points", "boundary_points", "every", "batch", "chunk"):
             value = getattr(self, name)
             if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
                 raise ValueError(f"`{name}` of a Stage is {value!r}; expected an int ≥ 1.")

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from .. import _tree, pde
+from ..solvers._gauss_newton_system import lower_gram
 from ._ansatz import named, value_of
 from ._pinn import PINN
 
@@ -142,15 +143,25 @@ class Objective(eqx.Module):
 
     - `terms`: of one model. - `owners`: the names of the rows at a point, and the names of their terms.
     - `rest`: the model without its unknowns.
+    - `chunk`: so many points are evaluated together; None: all.
     """
 
     terms: tuple[AbstractTerm, ...]
     owners: tuple[tuple[str, str], ...] = eqx.field(static=True)
     rest: Any
+    chunk: int | None = eqx.field(static=True)
 
-    def __init__(self, terms: Sequence[AbstractTerm], model: PINN, inputs: dict[str, Inputs], rest: Any):
+    def __init__(
+        self,
+        terms: Sequence[AbstractTerm],
+        model: PINN,
+        inputs: dict[str, Inputs],
+        rest: Any,
+        chunk: int | None = None,
+    ):
         self.terms = tuple(terms)
         self.rest = rest
+        self.chunk = chunk
         owners: list[tuple[str, str]] = []
         for t in terms:
             first = tuple(x[0] for x in inputs[t.name])
@@ -176,7 +187,12 @@ class Objective(eqx.Module):
         model = self.model(unknown)
         columns: list[Array] = []
         for term in self.terms:
-            found = jax.vmap(lambda *i, t=term: _rows(t, model, i))(*inputs[term.name])
+            one = lambda i, t=term: _rows(t, model, i)
+            if self.chunk is None:
+                found = jax.vmap(one)(inputs[term.name])
+            else:
+                # What a derivative needs of a chunk is computed again rather than kept.
+                found = jax.lax.map(jax.checkpoint(one), inputs[term.name], batch_size=self.chunk)
             columns += list(found.T)
         return dict(zip(self.names, columns, strict=True))
 
@@ -189,22 +205,51 @@ class Objective(eqx.Module):
 
     def linearized(self, unknown: Any, inputs: dict[str, Inputs], weights: dict[str, Array]):
         """All rows with their Jacobian on the raveled unknowns, by one reverse pass for each row."""
-        flat = _tree.ravel(unknown)
         rows, jacobians = [], []
         for term in self.terms:
+            scales = self._scales(term, inputs, weights)
+            r, j = jax.vmap(lambda *at, term=term: self._one(term, unknown, at))(*inputs[term.name])
+            rows.append(jnp.ravel((scales * r).T))
+            jacobians.append(jnp.reshape(jnp.moveaxis(scales[..., None] * j, 1, 0), (-1, j.shape[-1])))
+        return jnp.concatenate(rows), jnp.concatenate(jacobians)
 
-            def one(*at, term=term):
-                fn = lambda v: _rows(term, self.model(_tree.unravel(v, unknown)), at)
-                r, pull = jax.vjp(fn, flat)
-                return r, jax.vmap(lambda e: pull(e)[0])(jnp.eye(len(r), dtype=r.dtype))
+    def normal(self, unknown: Any, inputs: dict[str, Inputs], weights: dict[str, Array]):
+        """All rows, and the lower triangle of JᵀJ, of which no more than `chunk` points are held at once."""
+        assert self.chunk is not None
+        rows, size = [], _tree.size(unknown)
+        gram = jnp.zeros((size, size), _tree.ravel(unknown).dtype)
+        for term in self.terms:
+            given = (inputs[term.name], self._scales(term, inputs, weights))
 
-            r, j = jax.vmap(one)(*inputs[term.name])
-            rows += list(r.T)
-            jacobians += [j[:, i] for i in range(j.shape[1])]
-        scales = [_scale(r, weights[name]) for name, r in zip(self.names, rows, strict=True)]
-        of_rows = [jnp.broadcast_to(s, r.shape)[:, None] for s, r in zip(scales, rows, strict=True)]
-        r = jnp.concatenate([s * r for s, r in zip(scales, rows, strict=True)])
-        return r, jnp.concatenate([s * j for s, j in zip(of_rows, jacobians, strict=True)])
+            def add(gram, given, term=term):
+                at, scales = given
+                r, j = jax.vmap(lambda *at: self._one(term, unknown, at))(*at)
+                j = jnp.reshape(scales[..., None] * j, (-1, size))
+                return gram + lower_gram(j), scales * r
+
+            n = len(given[1])
+            whole = n - n % self.chunk
+            cut = lambda x, whole=whole: x[:whole].reshape(-1, self.chunk, *x.shape[1:])
+            gram, r = jax.lax.scan(add, gram, jax.tree.map(cut, given))
+            r = jnp.reshape(r, (whole, given[1].shape[1]))
+            if whole < n:
+                gram, rest = add(gram, jax.tree.map(lambda x, whole=whole: x[whole:], given))
+                r = jnp.concatenate([r, rest])
+            rows.append(jnp.ravel(r.T))
+        return jnp.concatenate(rows), gram
+
+    def _one(self, term: AbstractTerm, unknown: Any, at: Inputs) -> tuple[Array, Array]:
+        """The rows at one point, and their Jacobian (k, n)."""
+        fn = lambda v: _rows(term, self.model(_tree.unravel(v, unknown)), at)
+        r, pull = jax.vjp(fn, _tree.ravel(unknown))
+        return r, jax.vmap(lambda e: pull(e)[0])(jnp.eye(len(r), dtype=r.dtype))
+
+    def _scales(self, term: AbstractTerm, inputs: dict[str, Inputs], weights: dict[str, Array]) -> Array:
+        """√(w/n) at each point, for each row (n, k)."""
+        first = inputs[term.name][0]
+        like = jnp.zeros(len(first), first.dtype)
+        found = [jnp.broadcast_to(_scale(like, weights[name]), like.shape) for name in self.owned(term.name)]
+        return jnp.stack(found, axis=1)
 
 
 def _rows(term: AbstractTerm, model: PINN, at: Inputs) -> Float[Array, " k"]:

@@ -22,7 +22,7 @@ def _times(a: Array, b: Array) -> Array:
     return jnp.matmul(a, b, precision=_PRECISE)
 
 
-def _gram(a: Float[Array, "N n"]) -> Float[Array, "n n"]:
+def lower_gram(a: Float[Array, "N n"]) -> Float[Array, "n n"]:
     """The lower triangle of AᵀA, which is what a Cholesky factorisation reads, in strips: above the diagonal
     blocks there is nothing to compute."""
     n = a.shape[1]
@@ -56,25 +56,27 @@ class AbstractSystem(eqx.Module):
 class ByUnknowns(AbstractSystem):
     """n×n."""
 
-    jacobian: Float[Array, "N n"]
+    jacobian: Float[Array, "N n"] | None  # None: by products with it
     gram: Float[Array, "n n"]  # the lower triangle of JᵀJ, or of a sketch of it
 
     def gradient(self, fn, y, args, r):
-        return _times(r, self.jacobian)
+        return _pull(fn, y, args)(r) if self.jacobian is None else _times(r, self.jacobian)
 
     def size(self, fn, y, args):
         return jnp.sqrt(jnp.max(jnp.diagonal(self.gram)))
 
     def solver(self, fn, y, args, lam):
-        j = self.jacobian
+        if self.jacobian is None:
+            push, pull = jax.linearize(_flat(fn, y, args), _tree.ravel(y))[1], _pull(fn, y, args)
+        else:
+            push, pull = lambda x: _times(self.jacobian, x), lambda v: _times(v, self.jacobian)
         factor = _factor(self.gram, lam)
         back = lambda b: jsl.cho_solve((factor, True), b)
 
         def solve(v):
-            b = _times(v, j)
-            x = back(b)
+            x = back(pull(v))
             # b − (JᵀJ + λ)x = Jᵀ(v − J x) − λ x, without the error of the product JᵀJ.
-            return x + back(_times(v - _times(j, x), j) - lam * x)
+            return x + back(pull(v - push(x)) - lam * x)
 
         return solve
 
@@ -152,14 +154,17 @@ def make_system(solver, fn, y, args, options, count) -> tuple[Array, AbstractSys
         signs = jax.random.rademacher(jax.random.fold_in(jax.random.key(0), count), r.shape, r.dtype)
         spread = jnp.linalg.norm(_pull(fn, y, args)(signs)) / n**0.5
         return r, MatrixFree(spread, solver.linear_solver)
+    if "normal" in options:
+        r, gram = options["normal"](y, args)
+        return r, ByUnknowns(None, gram)
     r, j = _linearized(fn, y, args, options)
     if rows < n:
-        return r, BySamples(j, _gram(j.T))
+        return r, BySamples(j, lower_gram(j.T))
     if solver.sketch is not None and solver.sketch < rows:
         rows_of = _sketched(j, solver.sketch, count)
     else:
         rows_of = j
-    return r, ByUnknowns(j, _gram(rows_of))
+    return r, ByUnknowns(j, lower_gram(rows_of))
 
 
 def _linearized(fn, y, args, options) -> tuple[Array, Array]:
