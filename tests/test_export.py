@@ -19,11 +19,15 @@ import jax.export
 import jax.numpy as jnp
 import lineax as lx
 import numpy as np
+import optax
 import pytest
 
 import jaxsci as jsci
-from jaxsci import convex, layers, nn, pde
+from jaxsci import convex, layers, nn, pde, pinn
 from jaxsci.pde import equations, reference
+from jaxsci.pinn._driver import make_driver
+from jaxsci.pinn._terms import Objective, terms_of
+from jaxsci.pinn._unknown import network_of, split
 
 PLATFORMS = ("cuda", "tpu")
 
@@ -682,6 +686,72 @@ def navier_stokes():
 def poisson():
     equation = equations.Poisson(lambda point: jnp.sin(point.x) * point.y)
     return on_a_grid(equation, periodic("u", "xy"), "x", "y")
+
+
+@case(
+    equations.AllenCahn,
+    equations.Convection,
+    equations.Fisher,
+    equations.KortewegDeVries,
+    equations.Wave,
+    equations.NavierStokes,
+)
+def residuals_of_networks():
+    systems = (
+        equations.AllenCahn(), equations.Convection(2.0, 0.1), equations.Fisher(5.0, 0.1),
+        equations.KortewegDeVries(), equations.Wave(2.0), equations.NavierStokes(40.0),
+    )  # fmt: skip
+    networks = [nn.MLP(2, len(e.fields), width=3, depth=1, key=jax.random.key(0)) for e in systems]
+    at = lambda e, p: pde.Point(dict(zip(e.coordinates, p, strict=True)))
+
+    def residuals(systems, networks, p):
+        pairs = zip(systems, networks, strict=True)
+        return [e.residual(pde.derivatives(network, e, p), at(e, p)) for e, network in pairs]
+
+    return residuals, systems, networks, jnp.ones(2)
+
+
+def small_pinn():
+    """A PINN of the heat equation with data, and points of it."""
+    p = jnp.array([[0.2, 0.3], [0.6, 0.4], [0.9, 0.8]])
+    sides = [pde.Dirichlet("u", pde.low("x")), pde.Dirichlet("u", pde.high("x"))]
+    conditions = [pde.Initial("u", lambda p: jnp.sin(jnp.pi * p.x)), *sides, pde.Data("u", p, p[:, 0])]
+    network = nn.MLP(2, 1, width=3, depth=1, key=jax.random.key(0))
+    domain = pde.Box({"x": (0.0, 1.0), "t": (0.0, 1.0)})
+    model = pinn.PINN(equations.Heat(0.1), domain, conditions, network)
+    return model, {"equation": (p + 0.05,), "Data u data": (p, p[:, 0])}
+
+
+@case(pinn.PINN, pinn.Slabs, pde.Data)
+def trained_pinn_as_a_function_of_its_equation():
+    model, points = small_pinn()
+
+    def at(model, points, p):
+        attached = pinn.attach(model, points)
+        return attached(p), pinn.Slabs((attached, model), (0.0, 0.5, 1.0))(p)
+
+    return at, model, points, jnp.array([0.3, 0.4])
+
+
+@case(pinn.Stage, pinn.PseudoTime, jsci.solvers.GaussNewton, gradient=False)
+def steps_of_training_a_pinn():
+    model, points = small_pinn()
+    stages = (
+        pinn.Stage(jsci.solvers.GaussNewton(), 1),
+        pinn.Stage(optax.adam(1e-3), 1, pseudo_time=pinn.PseudoTime()),
+    )
+
+    def steps(model, points):
+        unknown, rest = split(model, network_of)
+        objective = Objective(terms_of(model), model, points, rest)
+        weights = {name: jnp.ones((), jnp.float32) for name in objective.names}
+        drivers = [make_driver(stage, objective) for stage in stages]
+        return [
+            d.step(unknown, d.start(unknown, points, weights), points, weights, jax.random.key(0))[0]
+            for d in drivers
+        ]
+
+    return steps, model, points
 
 
 @case()
