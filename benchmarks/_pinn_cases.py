@@ -1,6 +1,6 @@
 """The problems of the benchmark `pinn`: equation, conditions, network, stages, reference, published figures.
 
-Definitions follow the papers that the published figures are from; see docs/pinn-benchmarks.md.
+Definitions follow the papers that the published figures are from.
 """
 
 import dataclasses
