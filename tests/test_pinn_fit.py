@@ -84,7 +84,7 @@ METHODS = {
     "without matrices": (GaussNewton(linear_solver=CG(rtol=1e-6)), 60),
     "SelfScaledBroyden": (SelfScaledBroyden(rtol=1e-9), 150),
     "SelfScaledBFGS": (SelfScaledBFGS(rtol=1e-9), 150),
-    "adam": (optax.adam(optax.cosine_decay_schedule(2e-2, 5000)), 5000),
+    "adam": (optax.adam(optax.cosine_decay_schedule(2e-2, 10000)), 10000),
     "soap": (train.soap(optax.cosine_decay_schedule(2e-2, 3000)), 3000),
     "L-BFGS of optax": (optax.lbfgs(), 200),
 }
