@@ -9,10 +9,7 @@ import jax
 import jax.numpy as jnp
 import jax.tree_util as jtu
 import numpy as np
-import scipy.sparse as sp
 from jaxtyping import PyTree
-from scipy.sparse.csgraph import connected_components
-from scipy.sparse.linalg import splu
 
 from .. import _tree
 from ._banded import NARROW, Banded
@@ -124,12 +121,19 @@ def auto(residual: Any, y: PyTree, args: PyTree = None) -> StructureReport:
     operator = Operator(product, y, None, residual.tags)
     checks: dict[str, str] = {}
     pattern, values = _pattern(fn, operator, checks)
-    blocks = None if pattern is None else int(connected_components(pattern.matrix, directed=False)[0])
+    blocks = None if pattern is None else _components(pattern)
     symmetric = _symmetric(operator, pattern, values, checks)
     positive = _positive(operator, pattern, values, symmetric, checks)
     near = residual.preconditioner(y, args) is not None
     solver, reason = _choice(operator.size, pattern, bool(positive), near)
     return StructureReport(operator.size, pattern, blocks, symmetric, positive, solver, reason, checks)
+
+
+def _components(pattern: Pattern) -> int:
+    """How many systems the unknowns fall into that have nothing in common."""
+    from scipy.sparse.csgraph import connected_components
+
+    return int(connected_components(pattern.matrix, directed=False)[0])
 
 
 def _pattern(fn, operator: Operator, checks) -> tuple[Pattern | None, np.ndarray | None]:
@@ -145,6 +149,8 @@ def _pattern(fn, operator: Operator, checks) -> tuple[Pattern | None, np.ndarray
     product = _image(operator, vector)
     for candidate in _candidates(n, y):
         values = _entries(candidate, operator)
+        import scipy.sparse as sp
+
         image = sp.csr_array((values, (candidate.rows, candidate.columns)), (n, n))
         if np.linalg.norm(image @ vector - product) <= _noise(n, vector) * np.linalg.norm(product):
             break
@@ -213,6 +219,8 @@ def _symmetric(operator: Operator, pattern, values, checks) -> bool | None:
         checks["symmetric"] = "promised by the residual"
         return True
     if pattern is not None:
+        import scipy.sparse as sp
+
         matrix = sp.csr_array((values, (pattern.rows, pattern.columns)), (operator.size,) * 2)
         gap = abs(matrix - matrix.conj().T).max() if pattern.nnz else 0
         checks["symmetric"] = "entries compared, at this y only"
@@ -231,6 +239,9 @@ def _positive(operator: Operator, pattern, values, symmetric, checks) -> bool | 
     if not symmetric:
         checks["positive"] = "not symmetric"
         return False
+    import scipy.sparse as sp
+    from scipy.sparse.linalg import splu
+
     n = operator.size
     if n <= _DENSE:
         checks["positive"] = "Cholesky, at this y only"

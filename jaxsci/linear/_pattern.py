@@ -9,10 +9,8 @@ import jax
 import jax.numpy as jnp
 import jax.tree_util as jtu
 import numpy as np
-import scipy.sparse as sp
 from jax.experimental.sparse import BCOO
 from jaxtyping import Array, Int, PyTree, Shaped
-from scipy.sparse.csgraph import reverse_cuthill_mckee
 
 from .. import _tree
 from ._operator import Operator
@@ -76,8 +74,10 @@ class Pattern:
         return self.rows.size
 
     @functools.cached_property
-    def matrix(self) -> sp.csr_array:
+    def matrix(self) -> Any:
         """Ones at the entries."""
+        import scipy.sparse as sp
+
         return sp.csr_array((np.ones(self.nnz, np.int8), (self.rows, self.columns)), (self.size,) * 2)
 
     @property
@@ -95,6 +95,9 @@ class Pattern:
     def order(self) -> Int[np.ndarray, " n"]:
         """Reverse Cuthill–McKee: an order of the unknowns in which the entries stay near the diagonal; the
         given one if that is no worse."""
+        import scipy.sparse as sp
+        from scipy.sparse.csgraph import reverse_cuthill_mckee
+
         symmetric = sp.csr_matrix(self.matrix + self.matrix.T)
         order = np.asarray(reverse_cuthill_mckee(symmetric, symmetric_mode=True), np.int64)
         place = np.argsort(order)
@@ -105,6 +108,8 @@ class Pattern:
     def colors(self) -> Int[np.ndarray, " n"]:
         """A color for each column; columns of one color have no entry in a common row, so that one product
         with their sum gives all of them (Curtis, Powell & Reid 1974). Greedy, in the given order."""
+        import scipy.sparse as sp
+
         columns = sp.csc_array(self.matrix)
         starts, rows = columns.indptr.tolist(), columns.indices.tolist()
         used = [0] * self.size  # per row, the bits of the colors that are taken
@@ -140,6 +145,8 @@ class Pattern:
 
 def _coordinates(entries: Any, size: int | None) -> tuple[np.ndarray, np.ndarray, tuple[int, ...]]:
     """Rows, columns and shape of what a user gives."""
+    import scipy.sparse as sp
+
     if sp.issparse(entries):
         found = entries.tocoo()
         return found.row, found.col, found.shape
@@ -187,4 +194,6 @@ def detect_pattern(fn: Callable, y: PyTree[Array]) -> Pattern:
     vector = jnp.zeros(_tree.size(y), jnp.result_type(*jtu.tree_leaves(y)))
     found = asdex.jacobian_sparsity(flat, vector)
     rows, columns = np.asarray(found.rows), np.asarray(found.cols)
+    import scipy.sparse as sp
+
     return Pattern(sp.coo_array((np.ones(rows.size, bool), (rows, columns)), found.shape))

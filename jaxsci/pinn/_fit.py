@@ -77,7 +77,8 @@ def fit(
 
     - `model`: a [`jaxsci.pinn.PINN`][].
     - `stages`: a list of [`jaxsci.pinn.Stage`][]; None: 500 steps of `jaxsci.solvers.GaussNewton`, the
-      best choice for networks of some thousand parameters in float64.
+      best choice for networks of some thousand parameters in float64, with points that follow the residual
+      (`pde.RAD()` every 25 steps).
     - `key`: of points and batches.
     - `points`: points of the equation; `boundary_points`: of each soft condition.
     - `sampler`: how they are spread; `pde.Sobol()` by default.
@@ -105,7 +106,7 @@ def fit(
     """
     if not isinstance(model, PINN):
         raise TypeError(f"`model` is {model!r}; expected a jaxsci.pinn.PINN.")
-    stages = default_stages() if stages is None else tuple(stages)
+    stages = default_stages(model.domain) if stages is None else tuple(stages)
     if not stages or not all(isinstance(stage, Stage) for stage in stages):
         raise TypeError(f"`stages` is {stages!r}; expected a list of jaxsci.pinn.Stage.")
     for stage in stages:

@@ -113,6 +113,8 @@ class Stage(eqx.Module):
         return isinstance(self.method, optax.GradientTransformation)
 
 
-def default_stages() -> tuple[Stage, ...]:
-    """Gauss–Newton from the start."""
-    return (Stage(GaussNewton(), 500),)
+def default_stages(domain: pde.AbstractDomain) -> tuple[Stage, ...]:
+    """Gauss–Newton from the start, with points that follow the residual: fixed ones miss a front. A cloud of
+    points has no others."""
+    resample = pde.RAD() if domain.inside().finite is None else None
+    return (Stage(GaussNewton(), 500, resample=resample, every=25),)
