@@ -26,7 +26,7 @@ import jaxsci as jsci
 from jaxsci import convex, layers, nn, pde, pinn
 from jaxsci.pde import equations, reference
 from jaxsci.pinn._driver import make_driver
-from jaxsci.pinn._terms import Objective, terms_of
+from jaxsci.pinn._terms import Objective
 from jaxsci.pinn._unknown import network_of, split
 
 PLATFORMS = ("cuda", "tpu")
@@ -743,7 +743,7 @@ def steps_of_training_a_pinn():
 
     def steps(model, points):
         unknown, rest = split(model, network_of)
-        objective = Objective(terms_of(model), model, points, rest)
+        objective = Objective(model.terms(), model, points, rest)
         weights = {name: jnp.ones((), jnp.float32) for name in objective.names}
         drivers = [make_driver(stage, objective) for stage in stages]
         return [

@@ -10,7 +10,7 @@ import pytest
 from jaxsci import nn, pde, pinn, train
 from jaxsci._tree import ravel, unravel
 from jaxsci.pde import Box, Data, Dirichlet, Initial, Neumann, Part, Periodic, Robin, high, low
-from jaxsci.pinn._terms import Objective, terms_of
+from jaxsci.pinn._terms import Objective
 from jaxsci.pinn._unknown import network_of, split
 from jaxsci.solvers import GaussNewton, Newton, SelfScaledBroyden
 
@@ -34,7 +34,7 @@ def network(inputs=2, outputs=1):
 
 def objective(model, n=6, unknown=network_of):
     """The objective, the points of it, and the unknowns."""
-    terms = terms_of(model)
+    terms = model.terms()
     inputs = {t.name: t.draw(model, n, pde.Sobol(), KEY) for t in terms}
     found, rest = split(model, unknown)
     return Objective(terms, model, inputs, rest), inputs, found

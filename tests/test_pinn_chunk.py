@@ -8,7 +8,7 @@ import pytest
 
 from jaxsci import nn, pde, pinn
 from jaxsci.pinn._driver import make_driver
-from jaxsci.pinn._terms import Objective, terms_of
+from jaxsci.pinn._terms import Objective
 from jaxsci.solvers import GaussNewton
 
 
@@ -42,7 +42,7 @@ def bytes_of_a_step(points: int, chunk: int | None) -> int:
     inputs = {
         name: (jnp.zeros(s), jnp.ones(s))[: 1 if name == "equation" else 2] for name, s in shapes.items()
     }
-    objective = Objective(terms_of(made), made, inputs, rest, chunk)
+    objective = Objective(made.terms(), made, inputs, rest, chunk)
     driver = make_driver(pinn.Stage(GaussNewton(), 1, chunk=chunk), objective)
     weights = dict.fromkeys(objective.names, jnp.ones(()))
     state = jax.eval_shape(driver.start, unknown, inputs, weights)

@@ -24,6 +24,7 @@ from ._domain import AbstractDomain as AbstractDomain, Patch as Patch, Product a
 from ._equation import (
     AbstractEquation as AbstractEquation,
     AbstractEquation as Equation,
+    AbstractTransport as AbstractTransport,
     Derivative as Derivative,
     Derivatives as Derivatives,
     Point as Point,
@@ -60,6 +61,7 @@ from ._sampling import (
 )
 from ._shapes import Ball as Ball, Box as Box, Disk as Disk, Interval as Interval
 from .equations import (
+    Advection as Advection,
     AllenCahn as AllenCahn,
     Burgers as Burgers,
     Convection as Convection,

@@ -148,6 +148,52 @@ class AbstractEquation(eqx.Module):
         """
 
 
+class AbstractTransport(AbstractEquation):
+    """uᵢ_t + v(u, x, t)·∇uᵢ = g(u, x, t) Δuᵢ + sᵢ(u, x, t): every field is carried by one velocity.
+
+    The form that [`jaxsci.pinn.LPINN`][] solves along characteristics; written so, an equation serves both
+    frames. A subclass declares `coordinates` (those of space, then `"t"`) and `fields`, and writes
+    `velocity`; without diffusion or source it leaves those out. ::
+
+        class Traffic(jsci.pde.AbstractTransport):
+            limit: Float[Array, ""]
+            coordinates = ("x", "t")
+            fields = ("density",)
+
+            def velocity(self, u, point):
+                return (self.limit * (1 - 2 * u.density),)
+
+    In these methods `u` holds the fields at a point by name (`u.u`), and `point` its coordinates with t.
+    """
+
+    @abc.abstractmethod
+    def velocity(self, u: Point, point: Point) -> tuple[Array, ...]:
+        """v, one entry for each coordinate of space [length/time]."""
+
+    def diffusion(self, u: Point, point: Point) -> Array | float | None:
+        """g ≥ 0 [length²/time], or None where nothing diffuses."""
+        return None
+
+    def source(self, u: Point, point: Point) -> tuple[Array | float, ...] | None:
+        """sᵢ, one for each field [unit of u/time], or None."""
+        return None
+
+    def residual(self, d, point):
+        """uᵢ_t + v·∇uᵢ − g Δuᵢ − sᵢ for each field."""
+        u = Point({name: d[name] for name in self.fields})
+        v = self.velocity(u, point)
+        g, s = self.diffusion(u, point), self.source(u, point)
+        found = []
+        for i, f in enumerate(self.fields):
+            r = d[f"{f}_{TIME}"] + sum(
+                a * d[f"{f}_{x}"] for a, x in zip(v, space(self.coordinates), strict=True)
+            )
+            if g is not None:
+                r = r - g * d[f"{f}_{LAP}"]
+            found.append(r if s is None else r - s[i])
+        return tuple(found)
+
+
 def parse(name: str, fields: Sequence[str], coordinates: Sequence[str]) -> Derivative:
     """Reads the name of a derivative.
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ._conditions import AbstractFaceCondition, Dirichlet, Robin, high, low
-from ._equation import AbstractEquation, Point
+from ._equation import AbstractEquation, AbstractTransport, Point
 
 
 class Heat(AbstractEquation):
@@ -27,7 +27,7 @@ class Heat(AbstractEquation):
         return d.u_t - self.diffusivity * d.u_xx
 
 
-class Burgers(AbstractEquation):
+class Burgers(AbstractTransport):
     """u_t + u u_x = ν u_xx.
 
     **Arguments:**
@@ -39,12 +39,16 @@ class Burgers(AbstractEquation):
     coordinates = ("x", "t")
     fields = ("u",)
 
-    def residual(self, d, point):
-        """u_t + u u_x − ν u_xx."""
-        return d.u_t + d.u * d.u_x - self.viscosity * d.u_xx
+    def velocity(self, u, point):
+        """u."""
+        return (u.u,)
+
+    def diffusion(self, u, point):
+        """ν."""
+        return self.viscosity
 
 
-class Convection(AbstractEquation):
+class Convection(AbstractTransport):
     """u_t + c u_x = ν u_xx.
 
     **Arguments:**
@@ -58,9 +62,36 @@ class Convection(AbstractEquation):
     coordinates = ("x", "t")
     fields = ("u",)
 
-    def residual(self, d, point):
-        """u_t + c u_x − ν u_xx."""
-        return d.u_t + self.speed * d.u_x - self.diffusivity * d.u_xx
+    def velocity(self, u, point):
+        """c."""
+        return (self.speed,)
+
+    def diffusion(self, u, point):
+        """ν."""
+        return self.diffusivity
+
+
+class Advection(AbstractTransport):
+    """u_t + v·∇u = ν Δu in the plane, carried by a given flow.
+
+    **Arguments:**
+
+    - `velocity_field`: v, a function of a [`Point`][] with t ↦ its two entries [length/time].
+    - `diffusivity`: ν [length²/time]; zero by default.
+    """
+
+    velocity_field: Callable[[Point], tuple[Array, Array]]
+    diffusivity: Float[Array, ""] = eqx.field(converter=jnp.asarray, default=0.0)
+    coordinates = ("x", "y", "t")
+    fields = ("u",)
+
+    def velocity(self, u, point):
+        """v."""
+        return self.velocity_field(point)
+
+    def diffusion(self, u, point):
+        """ν."""
+        return self.diffusivity
 
 
 class Fisher(AbstractEquation):

@@ -1,5 +1,6 @@
 from ._fit import Progressed as Progressed, fit as fit
 from ._march import Marched as Marched, Slabs as Slabs, march as march
+from ._model import AbstractPINN as AbstractPINN
 from ._pinn import PINN as PINN
 from ._pseudo_time import PseudoTime as PseudoTime
 from ._result import Trained as Trained

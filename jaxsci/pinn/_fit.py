@@ -5,7 +5,6 @@ import os
 import pathlib
 import signal
 from collections.abc import Callable, Iterable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +17,7 @@ from ..train._check import check_count, check_directory, check_key, check_one_pr
 from ..train._checkpoint import Checkpoints
 from ..train._report import Log, Progress
 from ..train._signals import Interrupted, Signals
-from ._pinn import PINN
+from ._model import AbstractPINN, Choose
 from ._result import Trained
 from ._run import Run, StageRun
 from ._stage import Stage, default_stages
@@ -46,18 +45,18 @@ class Progressed:
     stage: int
     figures: dict[str, float]
     error: float
-    model: PINN
+    model: AbstractPINN
 
 
 def fit(
-    model: PINN,
+    model: AbstractPINN,
     stages: Iterable[Stage] | None = None,
     *,
     key: PRNGKeyArray,
     points: int = 2000,
     boundary_points: int = 200,
     sampler: pde.AbstractSampler | None = None,
-    unknown: Callable[[PINN], Any] = network_of,
+    unknown: Choose = network_of,
     reference: tuple[Float[Array, "n d"], Float[Array, "n fields"]] | None = None,
     evaluate_every: int = 50,
     seconds: float | None = None,
@@ -104,7 +103,7 @@ def fit(
     **Limits:** one process. A small loss is not a small error where a problem is ill-posed or points are too
     few: evaluate the residual at other points, or compare with a reference of `jaxsci.pde.reference`.
     """
-    if not isinstance(model, PINN):
+    if not isinstance(model, AbstractPINN):
         raise TypeError(f"`model` is {model!r}; expected a jaxsci.pinn.PINN.")
     stages = default_stages(model.domain) if stages is None else tuple(stages)
     if not stages or not all(isinstance(stage, Stage) for stage in stages):
@@ -215,7 +214,7 @@ def _run_stage(stage, run, signals, seconds, evaluate_every, checkpoint_every, l
             return Status.stopped, ""
 
 
-def _check_stage(stage: Stage, model: PINN, unknown) -> None:
+def _check_stage(stage: Stage, model: AbstractPINN, unknown) -> None:
     """What can be known of a stage before anything is compiled."""
     given = model if stage.equation is None else model.with_equation(stage.equation)
     split(moved(model, given, unknown), unknown)

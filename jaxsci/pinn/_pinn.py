@@ -9,9 +9,11 @@ from jaxtyping import Array, Float
 from .. import pde
 from ._ansatz import Ansatz, build
 from ._check import check_agreement, check_network, check_problem
+from ._model import AbstractPINN, check_point, same_equation
+from ._terms import terms_of
 
 
-class PINN(eqx.Module):
+class PINN(AbstractPINN):
     """u(x) ≈ the solution of an equation on a domain with conditions: a physics-informed network.
 
     u = L(x) + D(x) N(e(x)): initial values, Dirichlet conditions and periodicity hold exactly, by a lift
@@ -82,13 +84,7 @@ class PINN(eqx.Module):
         check_agreement(self.ansatz, domain, equation.fields)
 
     def __call__(self, point: Float[Array, " d"]) -> Float[Array, " fields"]:
-        """The fields at one point, in the order of `equation.fields`."""
-        if jnp.shape(point) != (len(self.equation.coordinates),):
-            raise ValueError(
-                f"`point` has shape {jnp.shape(point)}; expected ({len(self.equation.coordinates)},), one "
-                f"number for each of the coordinates {self.equation.coordinates}. Batch with `jax.vmap`."
-            )
-        return self.ansatz(self.network, jnp.asarray(point, jnp.result_type(float, point)))
+        return self.ansatz(self.network, check_point(self, point))
 
     def derivatives(self, point: Float[Array, " d"]) -> pde.Derivatives:
         """The derivatives that the equation needs, at one point."""
@@ -102,17 +98,11 @@ class PINN(eqx.Module):
 
     def with_equation(self, equation: pde.AbstractEquation) -> "PINN":
         """The same network for another equation of the same fields and coordinates."""
-        names = (self.equation.coordinates, self.equation.fields)
-        if not isinstance(equation, pde.AbstractEquation):
-            raise TypeError(
-                f"`equation` is {equation!r}; expected a pde.Equation, such as pde.Burgers(0.01)."
-            )
-        if (equation.coordinates, equation.fields) != names:
-            raise ValueError(
-                f"`equation` has the coordinates {equation.coordinates} and the fields {equation.fields}; "
-                f"expected {names[0]} and {names[1]}."
-            )
-        return eqx.tree_at(lambda m: m.equation, self, equation)
+        return eqx.tree_at(lambda m: m.equation, self, same_equation(equation, self.equation))
+
+    def terms(self):
+        """The equation inside, and each soft condition."""
+        return terms_of(self.soft)
 
     @property
     def hard(self) -> tuple:

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from .. import _tree
-from ._terms import Inputs, Objective
+from ._model import Inputs
+from ._terms import Objective
 
 
 class _State(eqx.Module):

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 
 from ..train import Status
-from ._pinn import PINN
+from ._model import AbstractPINN
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Trained:
     - `seconds`: of steps [s]; `compile_seconds`: of tracing and compiling, in this call [s].
     """
 
-    model: PINN
+    model: AbstractPINN
     points: dict = dataclasses.field(repr=False)
     history: dict[str, np.ndarray] = dataclasses.field(repr=False)
     evaluations: dict[str, np.ndarray] = dataclasses.field(repr=False)

@@ -14,7 +14,8 @@ from .._solution import RESULTS
 from ..train._checkpoint import CheckpointError, pack, unpack
 from ..train._run import columns
 from ._driver import make_driver
-from ._terms import EquationTerm, Objective, terms_of
+from ._model import EquationTerm
+from ._terms import Objective
 from ._unknown import cast, precision, split
 from ._weighing import Weighing
 
@@ -29,7 +30,7 @@ class StageRun:
         self.index, self.stage, self.key = index, stage, key
         self.unknown, rest = split(model, unknown)
         self.dtype = precision(self.unknown)
-        terms = terms_of(model)
+        terms = model.terms()
         self.sampler, self.counts = sampler, counts
         self.inputs = cast(
             {

@@ -1,6 +1,6 @@
 """du/dθ of a trained network, without training again."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import equinox as eqx
@@ -14,8 +14,8 @@ from .._adjoint import ImplicitAdjoint
 from .._adjoint_interface import AbstractAdjoint
 from .._residual import AbstractResidual
 from ..linear import CG, Cholesky, Nystrom, Operator
-from ._pinn import PINN
-from ._terms import Inputs, Objective, terms_of
+from ._model import AbstractPINN, Choose, Inputs
+from ._terms import Objective
 from ._unknown import network_of, precision, split
 
 _DENSE = 5000
@@ -65,14 +65,14 @@ class _Minimum(AbstractResidual):
 
 
 def attach(
-    model: PINN,
+    model: AbstractPINN,
     points: dict[str, Inputs],
     *,
-    unknown: Callable[[PINN], Any] = network_of,
+    unknown: Choose = network_of,
     weights: Mapping[str, ArrayLike] | None = None,
     damping: float | None = None,
     adjoint: AbstractAdjoint | None = None,
-) -> PINN:
+) -> AbstractPINN:
     """A trained PINN as a function of everything in it that is not trained: the coefficients of its equation,
     measured data, values of conditions. ::
 
@@ -104,9 +104,9 @@ def attach(
     **Limits:** the error of du/dθ is about that of a network of this size and these points for the linearised
     equation, and grows with the residual that training has left.
     """
-    if not isinstance(model, PINN):
+    if not isinstance(model, AbstractPINN):
         raise TypeError(f"`model` is {model!r}; expected a jaxsci.pinn.PINN.")
-    terms = terms_of(model)
+    terms = model.terms()
     if missing := sorted({t.name for t in terms} - set(points)):
         raise ValueError(f"`points` has no {missing}; expected those of `Trained.points`.")
     w, rest = split(model, unknown)

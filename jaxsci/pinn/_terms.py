@@ -1,51 +1,17 @@
 """The rows of a loss: the equation at points, and the conditions that do not hold by construction."""
 
-import abc
 from collections.abc import Sequence
 from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Float
 
 from .. import _tree, pde
 from ..solvers._gauss_newton_system import lower_gram
 from ._ansatz import named, value_of
-from ._pinn import PINN
-
-Inputs = tuple[Array, ...]
-"""What a term needs at each of its points: arrays with the points on the leading axis."""
-
-
-class AbstractTerm(eqx.Module):
-    """One summand of the loss: rows at points."""
-
-    name: eqx.AbstractVar[str]
-
-    @abc.abstractmethod
-    def draw(self, model: PINN, n: int, sampler: pde.AbstractSampler, key: PRNGKeyArray) -> Inputs:
-        """Points, and what else the rows need there."""
-
-    @abc.abstractmethod
-    def rows(self, model: PINN, *inputs: Array) -> Float[Array, " k"]:
-        """The rows at one point."""
-
-    def current(self, inputs: Inputs) -> Inputs:
-        """Inputs of an earlier draw, with what this term knows better."""
-        return inputs
-
-
-class EquationTerm(AbstractTerm):
-    """The residual of the equation inside."""
-
-    name: str = eqx.field(static=True, default="equation")
-
-    def draw(self, model, n, sampler, key):
-        return (model.domain.interior(n, sampler, key),)
-
-    def rows(self, model, p):
-        return model.residual(p)
+from ._model import AbstractPINN, AbstractTerm, EquationTerm, Inputs
 
 
 class FaceTerm(AbstractTerm):
@@ -118,10 +84,10 @@ class DataTerm(AbstractTerm):
         return jnp.reshape(model(p)[f] - value, 1)
 
 
-def terms_of(model: PINN) -> tuple[AbstractTerm, ...]:
+def terms_of(soft: Sequence) -> tuple[AbstractTerm, ...]:
     """The equation, and each soft condition."""
     terms: list[AbstractTerm] = [EquationTerm()]
-    for c in model.soft:
+    for c in soft:
         if isinstance(c, pde.AbstractFaceCondition):
             where = c.face.name if isinstance(c.face, pde.Part) else f"{_end(c.face)} {c.face.axis}"
             terms.append(FaceTerm(c, f"{type(c).__name__} {c.field} {where}"))
@@ -154,7 +120,7 @@ class Objective(eqx.Module):
     def __init__(
         self,
         terms: Sequence[AbstractTerm],
-        model: PINN,
+        model: AbstractPINN,
         inputs: dict[str, Inputs],
         rest: Any,
         chunk: int | None = None,
@@ -178,7 +144,7 @@ class Objective(eqx.Module):
         """The names of a term's rows."""
         return tuple(name for name, owner in self.owners if owner == term)
 
-    def model(self, unknown: Any) -> PINN:
+    def model(self, unknown: Any) -> AbstractPINN:
         """The whole model."""
         return eqx.combine(unknown, self.rest)
 
@@ -252,7 +218,7 @@ class Objective(eqx.Module):
         return jnp.stack(found, axis=1)
 
 
-def _rows(term: AbstractTerm, model: PINN, at: Inputs) -> Float[Array, " k"]:
+def _rows(term: AbstractTerm, model: AbstractPINN, at: Inputs) -> Float[Array, " k"]:
     # In the precision of the points, whatever that of a function in the equation or in a condition.
     return term.rows(model, *at).astype(at[0].dtype)
 

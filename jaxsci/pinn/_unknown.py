@@ -1,23 +1,20 @@
 """Which parts of a model are to be found."""
 
-from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from ._pinn import PINN
-
-Choose = Callable[[PINN], Any]
+from ._model import AbstractPINN, Choose
 
 
-def network_of(model: PINN) -> Any:
+def network_of(model: AbstractPINN) -> Any:
     """The unknowns by default: the network."""
     return model.network
 
 
-def split(model: PINN, unknown: Choose) -> tuple[PINN, PINN]:
+def split(model: AbstractPINN, unknown: Choose) -> tuple[AbstractPINN, AbstractPINN]:
     """The floating arrays of the chosen parts, and the rest of the model."""
     chosen = unknown(model)
     for part in jax.tree.leaves(chosen, is_leaf=lambda x: isinstance(x, eqx.Module)):
@@ -34,7 +31,7 @@ def split(model: PINN, unknown: Choose) -> tuple[PINN, PINN]:
     return found, rest
 
 
-def moved(source: PINN, model: PINN, unknown: Choose) -> PINN:
+def moved(source: AbstractPINN, model: AbstractPINN, unknown: Choose) -> AbstractPINN:
     """`model` with the unknowns of `source`, in its own precision."""
     like = lambda new, old: new.astype(old.dtype) if eqx.is_inexact_array(new) else new
     new, old = unknown(source), unknown(model)

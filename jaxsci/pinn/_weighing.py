@@ -8,7 +8,8 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from ..train._weights import AbstractWeights, Terms
-from ._terms import Inputs, Objective
+from ._model import Inputs
+from ._terms import Objective
 
 
 class Weighing(eqx.Module):
