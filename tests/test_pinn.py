@@ -250,6 +250,14 @@ def test_refused_pseudo_time(options, message):
         pinn.PseudoTime(**options)
 
 
+def never(*_):
+    raise AssertionError("a stage was begun")
+
+
+LATER = pinn.Stage(optax.GradientTransformation(never, never), 5)
+BOTH = train.Product(train.Fixed(), train.ResidualAttention(names=("data",)))
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -263,12 +271,36 @@ def test_refused_pseudo_time(options, message):
         ({"reference": (jnp.zeros((4, 2)), jnp.zeros(4))}, r"`reference` has points of shape \(4, 2\)"),
         ({"unknown": lambda m: m.domain}, "names no floating arrays"),
         ({"stages": [pinn.Stage(SelfScaledBroyden(), 5, equation=pde.Poisson(lambda p: 0.0))]}, "fields"),
+        (
+            {"stages": [LATER, pinn.Stage(GaussNewton(), 5, weights=train.Fixed({"equatoin": 2.0}))]},
+            r"`weights` names \['equatoin'\]; expected some of .*'Data u data'.* Did you mean 'equation'\?",
+        ),
+        (
+            {"stages": [LATER, pinn.Stage(GaussNewton(), 5, weights=BOTH)]},
+            r"`names` names \['data'\]; expected some of the terms \['Data u data', 'equation'\]",
+        ),
+        (
+            {"stages": [LATER, pinn.Stage(GaussNewton(rtol=1e-12), 5, dtype=jnp.float32)]},
+            r"`rtol` of GaussNewton is 1e-12 in a stage of float32, which rounds at 1e-07: .*=jnp.float64",
+        ),
+        (
+            {"stages": [LATER, pinn.Stage(SelfScaledBroyden(rtol=1e-20), 5)]},
+            "`rtol` of SelfScaledBroyden is 1e-20 in a stage of float64",
+        ),
     ],
 )
 def test_refused_training(options, message):
-    model = pinn.PINN(HEAT, DOMAIN, [], network())
+    """What a later stage asks, before the first one is begun."""
+    model = pinn.PINN(HEAT, DOMAIN, [Data("u", jnp.full((1, 2), 0.5), jnp.ones(1))], network())
     with pytest.raises((TypeError, ValueError), match=message):
         pinn.fit(**{"model": model, "key": KEY, "progress": False} | options)
+
+
+def test_causal_weights_want_a_time():
+    model = pinn.PINN(pde.Poisson(lambda p: 0.0), pde.Box({"x": (0, 1), "y": (0, 1)}), [], network())
+    stages = [LATER, pinn.Stage(GaussNewton(), 5, weights=train.Causal())]
+    with pytest.raises(TypeError, match="no `times`"):
+        pinn.fit(model, stages, key=KEY, progress=False)
 
 
 def test_pseudo_time_wants_an_equation_for_each_field():

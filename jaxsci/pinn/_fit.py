@@ -17,11 +17,13 @@ from ..train._check import check_count, check_directory, check_key, check_one_pr
 from ..train._checkpoint import Checkpoints
 from ..train._report import Log, Progress
 from ..train._signals import Interrupted, Signals
+from ..train._weights import Terms
 from ._model import AbstractPINN, Choose
 from ._result import Trained
 from ._run import Run, StageRun
 from ._stage import Stage, default_stages
-from ._unknown import cast, moved, network_of, split
+from ._terms import Objective
+from ._unknown import cast, moved, network_of, precision, split
 
 _CHUNK_SECONDS = 1.0
 _NONFINITE = (
@@ -217,13 +219,40 @@ def _run_stage(stage, run, signals, seconds, evaluate_every, checkpoint_every, l
 def _check_stage(stage: Stage, model: AbstractPINN, unknown) -> None:
     """What can be known of a stage before anything is compiled."""
     given = model if stage.equation is None else model.with_equation(stage.equation)
-    split(moved(model, given, unknown), unknown)
+    found, _ = split(moved(model, given, unknown), unknown)
+    dtype = precision(found) if stage.dtype is None else jnp.dtype(stage.dtype)
+    _check_tolerance(stage, dtype)
+    if stage.weights is not None:
+        _check_weights(stage.weights, given)
     fields, equations = len(model.equation.fields), pde.count(given.equation)
     if stage.pseudo_time is not None and equations != fields:
         raise ValueError(
             f"`pseudo_time` needs one equation for each field; {type(given.equation).__name__} has "
             f"{equations} for {fields} fields."
         )
+
+
+def _check_tolerance(stage: Stage, dtype) -> None:
+    """Refuse a relative tolerance below rounding."""
+    if stage.optax or stage.method.rtol is None or isinstance(stage.method.rtol, jax.core.Tracer):
+        return
+    method, rtol, eps = type(stage.method).__name__, float(stage.method.rtol), float(jnp.finfo(dtype).eps)
+    if 0 < rtol < eps and stage.method.atol == 0:
+        raise ValueError(
+            f"`rtol` of {method} is {rtol:g} in a stage of {dtype}, which rounds at {eps:.1g}: it is never "
+            f"reached. Train in float64, by Stage({method}(rtol={rtol:g}), …, dtype=jnp.float64) after a "
+            f"stage of {dtype} or in its place, or give `rtol` ≥ {eps:.1g}."
+        )
+
+
+def _check_weights(rule, model: AbstractPINN) -> None:
+    """What a rule asks of the terms: it is traced for a point of each, without the network."""
+    terms, coordinates = model.terms(), model.equation.coordinates
+    points = {t.name: t.draw(model, 1, pde.Uniform(), jax.random.key(0)) for t in terms}
+    residuals = {name: jnp.zeros(1) for name in Objective(terms, model, points, None).names}
+    given = Terms(lambda _: residuals, jnp.zeros(1), residuals if "t" in coordinates else None)
+    update = lambda key: rule.update(rule.init(residuals), residuals, given, jnp.array(0), key)
+    jax.eval_shape(update, jax.random.key(0))
 
 
 def _checked_reference(reference, model):

@@ -16,6 +16,8 @@ from ..linear._solver import check_linear_solver
 from ._gauss_newton_system import make_system
 from ._plain import AbstractPlainSolver, check_tolerances
 
+_RTOL = 1e-10
+
 
 class _State(eqx.Module):
     r: Float[Array, " rows"]
@@ -64,7 +66,8 @@ class GaussNewton(AbstractPlainSolver, optx.AbstractLeastSquaresSolver):
 
     **Arguments:**
 
-    - `rtol`, `atol`: relative (dimensionless) and absolute (unit of r) tolerance.
+    - `rtol`, `atol`: relative (dimensionless) and absolute (unit of r) tolerance. `rtol` None: 1e-10, which
+      float32 only reaches where r nearly vanishes.
     - `damping`: first λ, relative to ‖J‖² (dimensionless).
     - `gain`: least ratio of actual to predicted decrease, in (0, 1). Small: long steps.
     - `acceleration`: the largest 2‖δ₂‖/‖δ‖ with which δ₂ is added; 0 never.
@@ -82,7 +85,7 @@ class GaussNewton(AbstractPlainSolver, optx.AbstractLeastSquaresSolver):
     parameter in Marquardt's method, IMM-REP-1999-05, for λ.
     """
 
-    rtol: float
+    rtol: float | None
     atol: float
     damping: float
     gain: float
@@ -94,7 +97,7 @@ class GaussNewton(AbstractPlainSolver, optx.AbstractLeastSquaresSolver):
 
     def __init__(
         self,
-        rtol: float = 1e-10,
+        rtol: float | None = None,
         atol: float = 0.0,
         *,
         damping: float = 1e-2,
@@ -104,7 +107,7 @@ class GaussNewton(AbstractPlainSolver, optx.AbstractLeastSquaresSolver):
         linear_solver: AbstractLinearSolver | None = None,
         dense: int = 5000,
     ):
-        check_tolerances(rtol, atol)
+        check_tolerances(_RTOL if rtol is None else rtol, atol)
         check_linear_solver(linear_solver)
         if not damping > 0:
             raise ValueError(f"`damping` is {damping!r}; expected a positive number, such as 1e-2.")
@@ -221,7 +224,8 @@ class GaussNewton(AbstractPlainSolver, optx.AbstractLeastSquaresSolver):
     def status(self, state) -> tuple[Bool[Array, ""], RESULTS]:
         """Whether to stop, and with which result."""
         slope = jnp.linalg.norm(state.gradient)
-        converged = slope <= state.size * (self.atol + self.rtol * state.scale)
+        rtol = _RTOL if self.rtol is None else self.rtol
+        converged = slope <= state.size * (self.atol + rtol * state.scale)
         finite = jnp.isfinite(slope)
         reason = RESULTS.where(finite, RESULTS.stagnated, RESULTS.nonfinite)
         return converged | ~finite | state.stuck, RESULTS.where(converged, RESULTS.successful, reason)

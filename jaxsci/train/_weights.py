@@ -1,6 +1,7 @@
 """Weights of a loss that is a sum of named terms."""
 
 import abc
+import difflib
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -177,7 +178,11 @@ def check_names(argument: str, names: Any, residuals: Residuals) -> None:
     """Refuse names that are no terms."""
     unknown = sorted(set(names) - set(residuals))
     if unknown:
-        raise ValueError(f"`{argument}` names {unknown}; expected some of the terms {sorted(residuals)}.")
+        near = [m for name in unknown for m in difflib.get_close_matches(name, list(residuals), n=1)]
+        hint = f" Did you mean {', '.join(map(repr, near))}?" if near else ""
+        raise ValueError(
+            f"`{argument}` names {unknown}; expected some of the terms {sorted(residuals)}.{hint}"
+        )
 
 
 def check_decay(argument: str, value: float) -> None:
