@@ -1,5 +1,7 @@
 """Implicit solves over several devices: an unknown that is spread over them, and lanes in shard_map."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -32,60 +34,88 @@ def problem():
     return jnp.asarray(np.sin(x) * np.cos(2 * y) + 0.3), jnp.asarray(0.5 + 0.1 * np.cos(x + y))
 
 
-@pytest.mark.parametrize("linear_solver", [CG(), GMRES(restart=20)], ids=["CG", "GMRES"])
-@pytest.mark.parametrize("spec", [P("rows", None), P("rows", "columns")], ids=["rows", "blocks"])
-def test_a_sharded_unknown_stays_where_it_is(spec, linear_solver, devices):
-    mesh = devices(*((4,) if spec[1] is None else (2, 2)), names=[n for n in spec if n])
-    placed = NamedSharding(mesh, spec)
-    weight = jnp.asarray(np.random.default_rng(0).normal(size=(N, N)))
+OVER_GRID = {"CG": CG(), "GMRES": GMRES(restart=20)}
 
+
+def values_and_derivatives(name):
     def both(a, y0, weight):
-        y, pull = jax.vjp(lambda a: solved(a, y0, linear_solver), a)
-        _, dy = jax.jvp(lambda a: solved(a, y0, linear_solver), (a,), (a,))
+        y, pull = jax.vjp(lambda a: solved(a, y0, OVER_GRID[name]), a)
+        _, dy = jax.jvp(lambda a: solved(a, y0, OVER_GRID[name]), (a,), (a,))
         return y, pull(weight)[0], dy
 
-    operands = (problem(), jnp.zeros((N, N)), weight)
-    one = jax.jit(both)(*operands)
-    program = jax.jit(both).lower(*jax.device_put(operands, placed)).compile()
-    four = program(*jax.device_put(operands, placed))
+    weight = jnp.asarray(np.random.default_rng(0).normal(size=(N, N)))
+    return jax.jit(both), (problem(), jnp.zeros((N, N)), weight)
+
+
+@functools.cache
+def unsharded(name):
+    both, operands = values_and_derivatives(name)
+    return jax.tree.leaves(both(*operands))
+
+
+@pytest.mark.parametrize("name", OVER_GRID)
+@pytest.mark.parametrize("spec", [P("rows", None), P("rows", "columns")], ids=["rows", "blocks"])
+def test_a_sharded_unknown_stays_where_it_is(spec, name, devices):
+    mesh = devices(*((4,) if spec[1] is None else (2, 2)), names=[n for n in spec if n])
+    placed = NamedSharding(mesh, spec)
+    both, operands = values_and_derivatives(name)
+    operands = jax.device_put(operands, placed)
+    program = both.lower(*operands).compile()
     text = program.as_text()
     assert "all-gather" not in text and "all-to-all" not in text and "callback" not in text
-    for x, expected in zip(jax.tree.leaves(four), jax.tree.leaves(one), strict=True):
+    for x, expected in zip(jax.tree.leaves(program(*operands)), unsharded(name), strict=True):
         assert x.sharding.is_equivalent_to(placed, x.ndim), x.sharding
         np.testing.assert_allclose(x, expected, rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("check", [True, False])
-@pytest.mark.parametrize("linear_solver", [None, CG(), GMRES()], ids=["dense", "CG", "GMRES"])
-def test_lanes_in_shard_map(linear_solver, check, devices):
-    """Each device solves its own problems; a parameter that all share gets the sum of gradients."""
-    newton = jsci.solvers.Newton(rtol=1e-13, atol=1e-13, linear_solver=linear_solver)
-    adjoint = jsci.ImplicitAdjoint(linear_solver)
+LOADS, SHARED = jnp.linspace(-1.0, 2.0, 16).reshape(8, 2), jnp.array(0.7)
+SOLVERS = {"dense": None, "CG": CG(), "GMRES": GMRES()}
+
+
+def lanes(name):
+    """A batch of solves as a function of the loads and of what all of them share."""
+    newton = jsci.solvers.Newton(rtol=1e-13, atol=1e-13, linear_solver=SOLVERS[name])
+    adjoint = jsci.ImplicitAdjoint(SOLVERS[name])
 
     def solved(load, shared):
         matrix = jnp.array([[2.0, -0.5], [-0.5, 1.0]])
         root = jsci.Root(lambda y, load: matrix @ y + shared * y**3 - load)
         return jsci.solve(root, newton, jnp.zeros(2), load, adjoint=adjoint, throw=False).value
 
-    def spread(loads, shared):
-        return jax.shard_map(
-            jax.vmap(solved, in_axes=(0, None)),
-            mesh=devices(4),
-            in_specs=(P("devices"), P()),
-            out_specs=P("devices"),
-            check_vma=check,
-        )(loads, shared)
+    return jax.vmap(solved, in_axes=(0, None))
 
-    loads, shared = jnp.linspace(-1.0, 2.0, 16).reshape(8, 2), jnp.array(0.7)
 
-    def derivatives(f):
-        total = lambda loads, shared: jnp.sum(jnp.sin(f(loads, shared)))
-        gradient = jax.grad(total, argnums=(0, 1))(loads, shared)
-        return f(loads, shared), gradient, jax.hessian(total, argnums=1)(loads, shared)
+def derivatives(f):
+    """The solutions, the gradient with respect to both arguments, and the Hessian of the shared one."""
 
-    lanes = jax.vmap(solved, in_axes=(0, None))
-    found, expected = jax.jit(lambda: derivatives(spread))(), jax.jit(lambda: derivatives(lanes))()
-    for x, oracle in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+    def total(loads, shared):
+        y = f(loads, shared)
+        return jnp.sum(jnp.sin(y)), y
+
+    def both():
+        gradient, y = jax.grad(total, argnums=(0, 1), has_aux=True)(LOADS, SHARED)
+        return y, gradient, jax.hessian(lambda s: total(LOADS, s)[0])(SHARED)
+
+    return jax.tree.leaves(jax.jit(both)())
+
+
+@functools.cache
+def on_one_device(name):
+    return derivatives(lanes(name))
+
+
+@pytest.mark.parametrize("check", [True, False])
+@pytest.mark.parametrize("name", SOLVERS)
+def test_lanes_in_shard_map(name, check, devices):
+    """Each device solves its own problems; a parameter that all share gets the sum of gradients."""
+    spread = jax.shard_map(
+        lanes(name),
+        mesh=devices(4),
+        in_specs=(P("devices"), P()),
+        out_specs=P("devices"),
+        check_vma=check,
+    )
+    for x, oracle in zip(derivatives(spread), on_one_device(name), strict=True):
         np.testing.assert_allclose(x, oracle, rtol=1e-12, atol=1e-13)
 
 
