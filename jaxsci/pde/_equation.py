@@ -151,9 +151,9 @@ class AbstractEquation(eqx.Module):
 class AbstractTransport(AbstractEquation):
     """uᵢ_t + v(u, x, t)·∇uᵢ = g(u, x, t) Δuᵢ + sᵢ(u, x, t): every field is carried by one velocity.
 
-    The form that [`jaxsci.pinn.LPINN`][] solves along characteristics; written so, an equation serves both
-    frames. A subclass declares `coordinates` (those of space, then `"t"`) and `fields`, and writes
-    `velocity`; without diffusion or source it leaves those out. ::
+    The form that [`jaxsci.pinn.LPINN`][] solves along characteristics. A subclass declares `coordinates`
+    (of space, then `"t"`) and `fields`, and writes `velocity`; without diffusion or source it leaves those
+    out. ::
 
         class Traffic(jsci.pde.AbstractTransport):
             limit: Float[Array, ""]
@@ -163,7 +163,7 @@ class AbstractTransport(AbstractEquation):
             def velocity(self, u, point):
                 return (self.limit * (1 - 2 * u.density),)
 
-    In these methods `u` holds the fields at a point by name (`u.u`), and `point` its coordinates with t.
+    In these methods `u` holds the fields at a point by name, and `point` its coordinates.
     """
 
     @abc.abstractmethod
@@ -181,15 +181,11 @@ class AbstractTransport(AbstractEquation):
     def residual(self, d, point):
         """uᵢ_t + v·∇uᵢ − g Δuᵢ − sᵢ for each field."""
         u = Point({name: d[name] for name in self.fields})
-        v = self.velocity(u, point)
-        g, s = self.diffusion(u, point), self.source(u, point)
-        found = []
+        v, g, s = self.velocity(u, point), self.diffusion(u, point), self.source(u, point)
+        axes, found = space(self.coordinates), []
         for i, f in enumerate(self.fields):
-            r = d[f"{f}_{TIME}"] + sum(
-                a * d[f"{f}_{x}"] for a, x in zip(v, space(self.coordinates), strict=True)
-            )
-            if g is not None:
-                r = r - g * d[f"{f}_{LAP}"]
+            r = d[f"{f}_{TIME}"] + sum(a * d[f"{f}_{x}"] for a, x in zip(v, axes, strict=True))
+            r = r if g is None else r - g * d[f"{f}_{LAP}"]
             found.append(r if s is None else r - s[i])
         return tuple(found)
 

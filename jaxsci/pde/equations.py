@@ -10,6 +10,10 @@ from ._conditions import AbstractFaceCondition, Dirichlet, Robin, high, low
 from ._equation import AbstractEquation, AbstractTransport, Point
 
 
+def _array_or_none(value):
+    return None if value is None else jnp.asarray(value)
+
+
 class Heat(AbstractEquation):
     """u_t = κ u_xx.
 
@@ -54,11 +58,11 @@ class Convection(AbstractTransport):
     **Arguments:**
 
     - `speed`: c [length/time].
-    - `diffusivity`: ν [length²/time]; zero by default.
+    - `diffusivity`: ν [length²/time]; None: nothing diffuses.
     """
 
     speed: Float[Array, ""] = eqx.field(converter=jnp.asarray)
-    diffusivity: Float[Array, ""] = eqx.field(converter=jnp.asarray, default=0.0)
+    diffusivity: Float[Array, ""] | None = eqx.field(converter=_array_or_none, default=None)
     coordinates = ("x", "t")
     fields = ("u",)
 
@@ -77,11 +81,11 @@ class Advection(AbstractTransport):
     **Arguments:**
 
     - `velocity_field`: v, a function of a [`Point`][] with t ↦ its two entries [length/time].
-    - `diffusivity`: ν [length²/time]; zero by default.
+    - `diffusivity`: ν [length²/time]; None: nothing diffuses.
     """
 
     velocity_field: Callable[[Point], tuple[Array, Array]]
-    diffusivity: Float[Array, ""] = eqx.field(converter=jnp.asarray, default=0.0)
+    diffusivity: Float[Array, ""] | None = eqx.field(converter=_array_or_none, default=None)
     coordinates = ("x", "y", "t")
     fields = ("u",)
 

@@ -109,6 +109,41 @@ def check_network(network: Any, ansatz: Ansatz, fields: tuple[str, ...]) -> None
         raise ValueError(f"`network` gives shape {out.shape}; {expected}.")
 
 
+def check_transport(equation: Any, domain: Any) -> None:
+    """Raise unless an equation and a domain fit a Lagrangian frame."""
+    if not isinstance(equation, pde.AbstractTransport):
+        raise TypeError(
+            f"`equation` is {equation!r}, which has no transport form; expected a pde.AbstractTransport with "
+            "`velocity` (and `diffusion`, `source`), such as pde.Burgers(0.01). Write it as one, or use "
+            "pinn.PINN."
+        )
+    names = equation.coordinates
+    if names[-1] != "t" or len(names) not in (2, 3):
+        raise ValueError(
+            f"`equation` has the coordinates {names}; expected one or two of space and then 't'. Use "
+            "pinn.PINN."
+        )
+    if not isinstance(domain, pde.Box) or domain.coordinates != names:
+        raise ValueError(
+            f"`domain` is {domain!r}; expected a pde.Box with the coordinates {names}, in this order."
+        )
+
+
+def check_branch(name: str, network: Any, size: int, out: int) -> None:
+    """Raise unless a network takes `size` features and gives `out` numbers."""
+    expected = f"expected a callable from ({size},), features of the label and of time, to ({out},)"
+    if not callable(network):
+        raise TypeError(f"`{name}` is {network!r}; {expected}.")
+    try:
+        found = eqx.filter_eval_shape(network, jax.ShapeDtypeStruct((size,), jnp.result_type(float)))
+    except Exception as error:
+        raise ValueError(
+            f"`{name}` fails on an input of shape ({size},), with {error!r}; {expected}."
+        ) from error
+    if found.shape != (out,) and not (found.shape == () and out == 1):
+        raise ValueError(f"`{name}` gives shape {found.shape}; {expected}.")
+
+
 def check_agreement(ansatz: Ansatz, domain: pde.AbstractDomain, fields: tuple[str, ...]) -> None:
     """Raise where the lift lacks a hard condition: it contradicts another one where they meet."""
     names = ansatz.coordinates

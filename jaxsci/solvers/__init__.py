@@ -2,6 +2,7 @@
 
 from ._anderson import Anderson as Anderson
 from ._bfgs import BFGS as BFGS
+from ._bracketed_newton import BracketedNewton as BracketedNewton
 from ._broyden import Broyden as Broyden
 from ._chord import Chord as Chord
 from ._external import External as External

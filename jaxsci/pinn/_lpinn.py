@@ -1,0 +1,279 @@
+"""A solution along characteristics."""
+
+from collections.abc import Callable, Iterable
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from .. import pde
+from .._solution import RESULTS
+from .._solve import solve
+from ..pde._taylor import taylor
+from ..residuals import Root
+from ..solvers import BracketedNewton, Newton
+from ._ansatz import named
+from ._check import check_branch, check_transport
+from ._labels import AbstractLabels, make_labels
+from ._model import AbstractPINN, EquationTerm, check_point, same_equation
+
+
+class Branches(eqx.Module):
+    """The two networks of an [`jaxsci.pinn.LPINN`][], of features of a label and time: `characteristics` for
+    positions, `state` for the fields. They share nothing."""
+
+    characteristics: Callable
+    state: Callable
+
+
+class LPINN(AbstractPINN):
+    """The solution of a transport equation in the Lagrangian frame: a physics-informed network X(ξ, t) for
+    where the fluid that starts at ξ is, and one, U(ξ, t), for the fields there.
+
+    For u_t + v·∇u = g Δu + s, with F = ∂X/∂ξ and J = det F,
+
+        X_t = v(U, X, t),   J (U_t − s) = g div_ξ(J F⁻¹F⁻ᵀ ∇_ξU).
+
+    No term of transport is left, so the error does not grow with the velocity. The second equation holds the
+    whole Laplacian: (U_ξ/X_ξ)_ξ in one dimension. Initial and periodic conditions and values where the flow
+    enters hold by construction: X = ξ + τ v₀ + τ² N_X, U = u₀ + τ N_U, τ the time since the start. ::
+
+        model = pinn.LPINN(
+            pde.Convection(50.0),
+            pde.Box({"x": (0.0, 2 * jnp.pi), "t": (0.0, 1.0)}),
+            [pde.Initial("u", lambda p: jnp.sin(p.x)), pde.Periodic("u", "x")],
+            characteristics=nn.MLP(3, 1, width=10, depth=2, key=key1),
+            state=nn.MLP(3, 1, width=10, depth=2, key=key2),
+        )
+        solution = pinn.fit(model, key=key3)
+        solution.model(jnp.array([0.3, 0.5]))  # u at x = 0.3, t = 0.5
+
+    A call is an Eulerian query: it finds the label with X(ξ, t) = x, and gives U there. Derivatives with
+    respect to x, t, the networks and the equation, of any order, come from the implicit function theorem.
+
+    **Arguments:**
+
+    - `equation`: a [`jaxsci.pde.AbstractTransport`][] in one or two coordinates of space and `t`, the last.
+    - `domain`: a `pde.Box` of space and time.
+    - `conditions`: `pde.Initial` for each field; `pde.Periodic` for all fields along an axis; in one
+      dimension `pde.Dirichlet` for all fields at the end where the flow enters. Elsewhere space goes on: what
+      is followed is what starts in `labels`.
+    - `characteristics`, `state`: networks of features of a label (cos and sin for a periodic axis; else one,
+      scaled to [−1, 1]) and of time, scaled; to the coordinates of space, and to the fields.
+    - `labels`: a `pde.Box` of starting positions and time, that of the domain by default.
+    - `incompressible`: add the row J − 1, for a velocity without divergence.
+    - `least_jacobian`: in one dimension: add the row max(0, `least_jacobian` − J), which keeps the map from
+      labels to positions monotone; None: no such row.
+
+    **Returns:** at a point, the fields; NaN where no label is known: the fluid there started outside of
+    `labels`, or the map is folded (J ≤ 0), as after a shock of an equation without diffusion.
+
+    **Raises:** `TypeError` or `ValueError` for an equation without transport form, conditions that have no
+    place in this frame, networks of the wrong size or with common parameters.
+
+    **Limits:** without diffusion characteristics cross at a shock, and a folded map has labels with J > 0 too:
+    only times before are right. Fronts that diffusion keeps steep make J small, and training slow. Where the
+    flow leaves there is no condition, and diffusion acts as if the domain went on.
+
+    **Reference:** Mojgani, Balajewicz & Hassanzadeh, CMAME 404 (2023) 115810, whose diffusion term in
+    published code, U_ξξ, is not this one.
+    """
+
+    equation: pde.AbstractTransport
+    domain: pde.Box  # of labels and time
+    network: Branches
+    labels: AbstractLabels
+    incompressible: bool = eqx.field(static=True)
+    least_jacobian: float | None = eqx.field(static=True)
+
+    def __init__(
+        self,
+        equation: pde.AbstractTransport,
+        domain: pde.Box,
+        conditions: Iterable,
+        characteristics: Callable,
+        state: Callable,
+        *,
+        labels: pde.Box | None = None,
+        incompressible: bool = False,
+        least_jacobian: float | None = None,
+    ):
+        check_transport(equation, domain)
+        self.equation = equation
+        self.labels = make_labels(equation, domain, tuple(conditions), labels)
+        self.domain = self.labels.box
+        n = len(domain.coordinates) - 1
+        size = len(self.labels.features(jnp.zeros(n))) + 1
+        check_branch("characteristics", characteristics, size, n)
+        check_branch("state", state, size, len(equation.fields))
+        ours = {id(x) for x in jax.tree.leaves(characteristics) if eqx.is_inexact_array(x)}
+        if any(id(x) in ours for x in jax.tree.leaves(state)):
+            raise ValueError(
+                "`characteristics` and `state` have parameters in common; expected two networks of their "
+                "own. Make each with its own key."
+            )
+        self.network = Branches(characteristics, state)
+        if least_jacobian is not None and not (n == 1 and least_jacobian > 0):
+            raise ValueError(
+                f"`least_jacobian` is {least_jacobian!r} in {n} dimensions; expected a positive number "
+                "in one."
+            )
+        self.incompressible = incompressible
+        self.least_jacobian = least_jacobian
+
+    def flow(self, label: Float[Array, " n"], t: Float[Array, ""]) -> tuple[Array, Array]:
+        """X (n,) and U (fields,) of one label at a time."""
+        box = self.labels.box.bounds
+        start = self.labels.launch(label)
+        elapsed = t - start.time
+        first, last = box[-1]
+        tau = elapsed / (last - first)
+        features = jnp.stack([*self.labels.features(label), (2 * t - first - last) / (last - first)])
+        size = jnp.asarray(box[:-1, 1] - box[:-1, 0], t.dtype)
+        away = jnp.reshape(self.network.characteristics(features), label.shape)
+        change = jnp.reshape(self.network.state(features), start.state.shape)
+        velocity = self._velocity(start.state, start.position, start.time)
+        # A twentieth of the box: with the networks that one begins with, J stays near one.
+        return (
+            start.position + elapsed * velocity + tau**2 * size / 20 * away,
+            start.state + tau * change,
+        )
+
+    def _named(self, state, position, t):
+        point = named(jnp.concatenate([position, jnp.reshape(t, 1)]), self.equation.coordinates)
+        return pde.Point(dict(zip(self.equation.fields, state, strict=True))), point
+
+    def _velocity(self, state, position, t):
+        found = self.equation.velocity(*self._named(state, position, t))
+        return jnp.stack([jnp.asarray(v, position.dtype) for v in found])
+
+    def jacobian(self, label: Float[Array, " n"], t: Float[Array, ""]) -> Float[Array, ""]:
+        """J = det ∂X/∂ξ: below one, fluid has come together."""
+        return _determinant(jax.jacfwd(lambda label: self.flow(label, t)[0])(label))
+
+    def residual(self, point: Float[Array, " d"]) -> Float[Array, " rows"]:
+        """Of the position, of the fields, and of J, at a label and a time of the box of labels."""
+        label, t = point[:-1], point[-1]
+        start, (first, last) = self.labels.launch(label), self.labels.box.bounds[-1]
+        # Before its start there is nothing to a label: its own times are spread over the axis.
+        t = start.time + (t - first) * (last - start.time) / (last - first)
+        n, diffuses = len(label), self._diffuses
+        keys = [(i,) for i in range(n + 1)]
+        if diffuses:
+            keys += [(i, j) for i in range(n) for j in range(i, n)]
+        flow = lambda p: self.flow(p[:-1], p[-1])
+        x, u = (
+            {key: table.get(key, 0 * table[()]) for key in [(), *keys]}
+            for table in taylor(flow, keys)(jnp.append(label, t))
+        )
+        along = jnp.stack([x[(i,)] for i in range(n)], axis=1)
+        fields, at = self._named(u[()], x[()], t)
+        rows = [x[(n,)] - self._velocity(u[()], x[()], t)]
+        source = self.equation.source(fields, at)
+        change = u[(n,)]
+        if source is not None:
+            change = change - jnp.stack([jnp.asarray(s, t.dtype) for s in source])
+        j = _determinant(along)
+        if diffuses:
+            change = j * change - self.equation.diffusion(fields, at) * _spread(along, x, u)
+        rows.append(change)
+        if self.incompressible:
+            rows.append(jnp.reshape(j - 1, 1))
+        if self.least_jacobian is not None:
+            rows.append(jnp.reshape(jnp.maximum(self.least_jacobian - j, 0), 1))
+        return jnp.concatenate(rows)
+
+    @property
+    def _diffuses(self) -> bool:
+        zero = jnp.zeros(len(self.equation.coordinates) - 1)
+        state = jnp.zeros(len(self.equation.fields))
+        return self.equation.diffusion(*self._named(state, zero, jnp.zeros(()))) is not None
+
+    def label(self, point: Float[Array, " d"]) -> Float[Array, " n"]:
+        """ξ with X(ξ, t) = x at a point (x, t); NaN where there is none."""
+        point = check_point(self, point)
+        x, t = point[:-1], point[-1]
+        if len(x) == 1:
+            return self._label(point[0], t)[None]
+        found = solve(
+            Root(lambda label, at: self.flow(label, at[-1])[0] - at[:-1]),
+            Newton(rtol=1e-12, atol=1e-13),
+            self._nearest(x, t),
+            point,
+            throw=False,
+            max_steps=50,
+        )
+        box = jnp.asarray(self.labels.box.bounds[:-1], x.dtype)
+        size = box[:, 1] - box[:, 0]
+        # Rounding is not outside.
+        within = jnp.all((found.value >= box[:, 0] - 1e-9 * size) & (found.value <= box[:, 1] + 1e-9 * size))
+        known = (found.result == RESULTS.successful) & within & (self.jacobian(found.value, t) > 0)
+        return jnp.where(known, found.value, jnp.nan)
+
+    def _nearest(self, x, t, count: int = 12):
+        """Of the labels of a lattice, the one that is nearest to x then."""
+        box = self.labels.box.bounds[:-1]
+        axes = [jnp.linspace(a, b, count, dtype=x.dtype) for a, b in box]
+        lattice = jnp.stack(jnp.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, len(axes))
+        away = jax.vmap(lambda label: self.flow(label, t)[0])(lattice) - x
+        return jax.lax.stop_gradient(lattice[jnp.argmin(jnp.sum(away**2, axis=1))])
+
+    def _label(self, x, t):
+        lower, upper = self.labels.bracket(x, t)
+        position = lambda label, t: self.flow(label[None], t)[0][0]
+        first, last = position(lower, t), position(upper, t)
+        target = x
+        if self.labels.periodic:
+            # X(ξ + L) = X(ξ) + L: the image of one period holds one copy of x.
+            target = x - (last - first) * jax.lax.stop_gradient(jnp.floor((x - first) / (last - first)))
+        slack = 1e-12 * (1 + jnp.abs(last - first))
+        inside = (target >= first - slack) & (target <= last + slack)
+        # Outside, a solvable problem in its place.
+        target = jnp.where(inside, target, first)
+        found = solve(
+            Root(lambda label, at: position(label, at[1]) - at[0]),
+            BracketedNewton(lower - slack, upper + slack),
+            lower + 0.5 * (upper - lower),
+            (target, t),
+            throw=False,
+        )
+        known = inside & (found.result == RESULTS.successful) & (self.jacobian(found.value[None], t) > 0)
+        return jnp.where(known, found.value, jnp.nan)
+
+    def __call__(self, point: Float[Array, " d"]) -> Float[Array, " fields"]:
+        """The fields at one point (x, t), in the order of `equation.fields`."""
+        return self.flow(self.label(point), check_point(self, point)[-1])[1]
+
+    def terms(self):
+        """The equation along characteristics."""
+        return (EquationTerm(),)
+
+    def with_equation(self, equation: pde.AbstractEquation) -> "LPINN":
+        """The same networks for another equation of the same fields and coordinates."""
+        return eqx.tree_at(lambda m: m.equation, self, same_equation(equation, self.equation))
+
+
+def _spread(along, x, u) -> Float[Array, " m"]:
+    """J Δu from derivatives in labels. With A = J F⁻¹ and D the second derivatives contracted with AAᵀ,
+
+        J Δu = D[U]/J − ∇_ξU A D[X]/J²,
+
+    since u(X(ξ)) = U(ξ) gives ∂²U = ∂²u[F, F] + ∇u ∂²X.
+    """
+    n, j, a = len(along), _determinant(along), _adjugate(along)
+    g = a @ a.T
+    second = lambda table: sum(g[i, k] * table[tuple(sorted((i, k)))] for i in range(n) for k in range(n))
+    gradient = jnp.stack([u[(i,)] for i in range(n)], axis=1)
+    return second(u) / j - gradient @ (a @ second(x)) / j**2
+
+
+def _determinant(f: Float[Array, "n n"]) -> Float[Array, ""]:
+    return f[0, 0] if len(f) == 1 else f[0, 0] * f[1, 1] - f[0, 1] * f[1, 0]
+
+
+def _adjugate(f: Float[Array, "n n"]) -> Float[Array, "n n"]:
+    """det(F) F⁻¹, which has no division."""
+    if len(f) == 1:
+        return jnp.ones_like(f)
+    return jnp.stack([jnp.stack([f[1, 1], -f[0, 1]]), jnp.stack([-f[1, 0], f[0, 0]])])
