@@ -733,6 +733,23 @@ def trained_pinn_as_a_function_of_its_equation():
     return at, model, points, jnp.array([0.3, 0.4])
 
 
+@case(pinn.LPINN, equations.Advection, jsci.solvers.BracketedNewton)
+def queries_of_characteristics():
+    net = lambda size, out, seed: nn.MLP(size, out, width=3, depth=1, key=jax.random.key(seed))
+    start = pde.Initial("u", lambda p: jnp.sin(p.x))
+    line = pde.Box({"x": (0.0, 2 * math.pi), "t": (0.0, 1.0)})
+    conditions = [start, pde.Periodic("u", "x")]
+    one = pinn.LPINN(equations.Burgers(0.1), line, conditions, net(3, 1, 0), net(3, 1, 1))
+    plane = pde.Box({"x": (-1.0, 1.0), "y": (-1.0, 1.0), "t": (0.0, 1.0)})
+    flow = equations.Advection(lambda p: (-p.y, p.x), 0.1)
+    two = pinn.LPINN(flow, plane, [start], net(3, 2, 2), net(3, 1, 3))
+
+    def at(one, two, p):
+        return one(p[:2]), one.residual(p[:2]), two(p), two.residual(p)
+
+    return at, one, two, jnp.array([0.3, 0.2, 0.4])
+
+
 @case(pinn.Stage, pinn.PseudoTime, jsci.solvers.GaussNewton, gradient=False)
 def steps_of_training_a_pinn():
     model, points = small_pinn()

@@ -152,8 +152,7 @@ class AbstractTransport(AbstractEquation):
     """uᵢ_t + v(u, x, t)·∇uᵢ = g(u, x, t) Δuᵢ + sᵢ(u, x, t): every field is carried by one velocity.
 
     The form that [`jaxsci.pinn.LPINN`][] solves along characteristics. A subclass declares `coordinates`
-    (of space, then `"t"`) and `fields`, and writes `velocity`; without diffusion or source it leaves those
-    out. ::
+    (of space, then `"t"`) and `fields`, writes `velocity`, and what there is of diffusion and source. ::
 
         class Traffic(jsci.pde.AbstractTransport):
             limit: Float[Array, ""]
@@ -163,12 +162,11 @@ class AbstractTransport(AbstractEquation):
             def velocity(self, u, point):
                 return (self.limit * (1 - 2 * u.density),)
 
-    In these methods `u` holds the fields at a point by name, and `point` its coordinates.
     """
 
     @abc.abstractmethod
     def velocity(self, u: Point, point: Point) -> tuple[Array, ...]:
-        """v, one entry for each coordinate of space [length/time]."""
+        """v at fields u, by name: one entry for each coordinate of space [length/time]."""
 
     def diffusion(self, u: Point, point: Point) -> Array | float | None:
         """g ≥ 0 [length²/time], or None where nothing diffuses."""
@@ -180,11 +178,11 @@ class AbstractTransport(AbstractEquation):
 
     def residual(self, d, point):
         """uᵢ_t + v·∇uᵢ − g Δuᵢ − sᵢ for each field."""
-        u = Point({name: d[name] for name in self.fields})
+        u = Point({f: d[f] for f in self.fields})
         v, g, s = self.velocity(u, point), self.diffusion(u, point), self.source(u, point)
-        axes, found = space(self.coordinates), []
+        found, moving = [], tuple(zip(v, space(self.coordinates), strict=True))
         for i, f in enumerate(self.fields):
-            r = d[f"{f}_{TIME}"] + sum(a * d[f"{f}_{x}"] for a, x in zip(v, axes, strict=True))
+            r = d[f"{f}_{TIME}"] + sum(a * d[f"{f}_{x}"] for a, x in moving)
             r = r if g is None else r - g * d[f"{f}_{LAP}"]
             found.append(r if s is None else r - s[i])
         return tuple(found)

@@ -72,9 +72,9 @@ class LPINN(AbstractPINN):
     **Raises:** `TypeError` or `ValueError` for an equation without transport form, conditions that have no
     place in this frame, networks of the wrong size or with common parameters.
 
-    **Limits:** without diffusion characteristics cross at a shock, and a folded map has labels with J > 0 too:
-    only times before are right. Fronts that diffusion keeps steep make J small, and training slow. Where the
-    flow leaves there is no condition, and diffusion acts as if the domain went on.
+    **Limits:** without diffusion characteristics cross at a shock, and a folded map has labels with J > 0
+    too: only times before are right. Fronts that diffusion keeps steep make J small, and training slow.
+    Where the flow leaves there is no condition, and diffusion acts as if the domain went on.
 
     **Reference:** Mojgani, Balajewicz & Hassanzadeh, CMAME 404 (2023) 115810, whose diffusion term in
     published code, U_ξξ, is not this one.
@@ -127,7 +127,7 @@ class LPINN(AbstractPINN):
         box = self.labels.box.bounds
         start = self.labels.launch(label)
         elapsed = t - start.time
-        first, last = box[-1]
+        first, last = box[-1].tolist()
         tau = elapsed / (last - first)
         features = jnp.stack([*self.labels.features(label), (2 * t - first - last) / (last - first)])
         size = jnp.asarray(box[:-1, 1] - box[:-1, 0], t.dtype)
@@ -155,7 +155,7 @@ class LPINN(AbstractPINN):
     def residual(self, point: Float[Array, " d"]) -> Float[Array, " rows"]:
         """Of the position, of the fields, and of J, at a label and a time of the box of labels."""
         label, t = point[:-1], point[-1]
-        start, (first, last) = self.labels.launch(label), self.labels.box.bounds[-1]
+        start, (first, last) = self.labels.launch(label), self.labels.box.bounds[-1].tolist()
         # Before its start there is nothing to a label: its own times are spread over the axis.
         t = start.time + (t - first) * (last - start.time) / (last - first)
         n, diffuses = len(label), self._diffuses
