@@ -158,7 +158,6 @@ class AbstractTransport(AbstractEquation):
             limit: Float[Array, ""]
             coordinates = ("x", "t")
             fields = ("density",)
-
             def velocity(self, u, point):
                 return (self.limit * (1 - 2 * u.density),)
 
@@ -178,9 +177,9 @@ class AbstractTransport(AbstractEquation):
 
     def residual(self, d, point):
         """uᵢ_t + v·∇uᵢ − g Δuᵢ − sᵢ for each field."""
-        u = Point({f: d[f] for f in self.fields})
+        u, found = Point({f: d[f] for f in self.fields}), []
         v, g, s = self.velocity(u, point), self.diffusion(u, point), self.source(u, point)
-        found, moving = [], tuple(zip(v, space(self.coordinates), strict=True))
+        moving = tuple(zip(v, space(self.coordinates), strict=True))
         for i, f in enumerate(self.fields):
             r = d[f"{f}_{TIME}"] + sum(a * d[f"{f}_{x}"] for a, x in moving)
             r = r if g is None else r - g * d[f"{f}_{LAP}"]

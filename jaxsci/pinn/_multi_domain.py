@@ -202,7 +202,9 @@ class MultiDomainPINN(AbstractPINN):
         `axis` is the coordinate that is cut, `index` counts its cuts.
         """
         names = self.equation.coordinates
-        one, other = (self._jet(self.index(point, {axis: index + i}), point) for i in (0, 1))
+        sides = jnp.stack([self.index(point, {axis: index + i}) for i in (0, 1)])
+        both = jax.vmap(self._jet, in_axes=(0, None))(sides, point)
+        one, other = (jax.tree.map(lambda x, i=i: x[i], both) for i in (0, 1))
         flux = NormalFlux(self.equation) if self.flux is None else self.flux
         return jumps(one, other, named(point, names), names[axis], self.equation.fields, flux)
 
