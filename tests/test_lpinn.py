@@ -56,7 +56,7 @@ def test_the_residual_in_labels_is_the_equation(x64_module):
     equation = pde.Burgers(0.3)
     at = jnp.append(model.flow(p[:1], p[1])[0], p[1])
     d = jax.jit(lambda at: pde.derivatives(model, equation, at))(at)
-    (eulerian,) = equation.residual(d, pde.Point({"x": at[0], "t": at[1]}))
+    eulerian = equation.residual(d, pde.Point({"x": at[0], "t": at[1]}))
     x_t = jax.jvp(lambda t: model.flow(p[:1], t)[0], (p[1],), (1.0,))[1]
     # The material derivative of the network is along its own X_t.
     eulerian = eulerian + (x_t[0] - d.u) * d.u_x

@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 import jax.tree_util as jtu
 import numpy as np
-from jax.experimental.sparse import BCOO
 from jaxtyping import Array, Int, PyTree, Shaped
 
 from .. import _tree
@@ -146,6 +145,7 @@ class Pattern:
 def _coordinates(entries: Any, size: int | None) -> tuple[np.ndarray, np.ndarray, tuple[int, ...]]:
     """Rows, columns and shape of what a user gives."""
     import scipy.sparse as sp
+    from jax.experimental.sparse import BCOO
 
     if sp.issparse(entries):
         found = entries.tocoo()

@@ -177,14 +177,14 @@ class AbstractTransport(AbstractEquation):
 
     def residual(self, d, point):
         """uᵢ_t + v·∇uᵢ − g Δuᵢ − sᵢ for each field."""
-        u, found = Point({f: d[f] for f in self.fields}), []
+        u, found, x = Point({f: d[f] for f in self.fields}), [], space(self.coordinates)
         v, g, s = self.velocity(u, point), self.diffusion(u, point), self.source(u, point)
-        moving = tuple(zip(v, space(self.coordinates), strict=True))
+        second = LAP if len(x) > 1 else 2 * x[0]
         for i, f in enumerate(self.fields):
-            r = d[f"{f}_{TIME}"] + sum(a * d[f"{f}_{x}"] for a, x in moving)
-            r = r if g is None else r - g * d[f"{f}_{LAP}"]
+            r = d[f"{f}_{TIME}"] + sum(a * d[f"{f}_{k}"] for a, k in zip(v, x, strict=True))
+            r = r if g is None else r - g * d[f"{f}_{second}"]
             found.append(r if s is None else r - s[i])
-        return tuple(found)
+        return tuple(found) if len(found) > 1 else found[0]
 
 
 def parse(name: str, fields: Sequence[str], coordinates: Sequence[str]) -> Derivative:
