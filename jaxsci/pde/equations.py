@@ -36,10 +36,10 @@ class Burgers(AbstractTransport):
 
     **Arguments:**
 
-    - `viscosity`: ν [length²/time].
+    - `viscosity`: ν [length²/time]; None: inviscid.
     """
 
-    viscosity: Float[Array, ""] = eqx.field(converter=jnp.asarray)
+    viscosity: Float[Array, ""] | None = eqx.field(converter=_array_or_none)
     coordinates = ("x", "t")
     fields = ("u",)
 

@@ -4,7 +4,9 @@ import abc
 from typing import Any
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from .. import pde
@@ -206,3 +208,50 @@ def _from_inlet(equation, domain, initial, entering, around, labels) -> FromInle
     far = inlet + face.outward * float(speeds[0]) * (end - start)
     box = pde.Box({name: (min(a, far), max(b, far)), domain.coordinates[1]: (start, end)})
     return FromInlet(box, initial, given, speeds[0], inlet, face.outward)
+
+
+def check_crossing(equation: pde.AbstractTransport, labels: AbstractLabels, count: int = 257) -> None:
+    """Raise if characteristics cross, in one dimension and without diffusion."""
+    if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves((equation, labels))):
+        return  # what coefficients are is not known yet
+    import diffrax
+
+    (low, high), (first, last) = labels.box.bounds.tolist()
+    starts = jax.vmap(labels.launch)(jnp.linspace(low, high, count)[:, None])
+    names, fields = labels.box.coordinates, equation.fields
+
+    def change(t, y, args):
+        def one(x, u, start):
+            at = named(jnp.stack([x[0], jnp.asarray(t, x.dtype)]), names)
+            state = pde.Point(dict(zip(fields, u, strict=True)))
+            (v,), s = equation.velocity(state, at), equation.source(state, at)
+            s = jnp.zeros_like(u) if s is None else jnp.stack([jnp.asarray(r, u.dtype) for r in s])
+            started = t >= start
+            return jnp.where(started, jnp.full_like(x, v), 0), jnp.where(started, s, 0)
+
+        return jax.vmap(one)(*y, starts.time)
+
+    times = jnp.linspace(first, last, 101)
+    solution = diffrax.diffeqsolve(
+        diffrax.ODETerm(change),
+        diffrax.Tsit5(),
+        first,
+        last,
+        None,
+        (starts.position, starts.state),
+        stepsize_controller=diffrax.StepTo(jnp.linspace(first, last, 401)),
+        saveat=diffrax.SaveAt(ts=times),
+        throw=False,
+    )
+    assert solution.ys is not None
+    x = np.asarray(solution.ys[0])[:, :, 0]
+    gaps = np.diff(x, axis=1) * (1 if x[0, -1] >= x[0, 0] else -1)
+    waiting = np.asarray(starts.time)[None, :] >= np.asarray(times)[:, None]
+    crossed = (gaps < 0) & ~(waiting[:, 1:] | waiting[:, :-1])
+    if crossed.any():
+        at = float(times[np.argmax(crossed.any(axis=1))])
+        raise ValueError(
+            f"Characteristics of {type(equation).__name__} cross by t = {at:.3g}: without diffusion the "
+            "solution has a shock from then on. Give entropy=True for a conservation law u_t + f(u)_x = 0, "
+            "end the domain before, or give the equation some diffusion."
+        )

@@ -5,7 +5,8 @@ from collections.abc import Callable, Iterable
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+import numpy as np
+from jaxtyping import Array, ArrayLike, Float
 
 from .. import pde
 from .._solution import RESULTS
@@ -15,7 +16,8 @@ from ..residuals import Root
 from ..solvers import BracketedNewton, Newton
 from ._ansatz import named
 from ._check import check_branch, check_transport
-from ._labels import AbstractLabels, make_labels
+from ._entropy import Entropy, make_entropy
+from ._labels import AbstractLabels, check_crossing, make_labels
 from ._model import AbstractPINN, EquationTerm, check_point, same_equation
 
 
@@ -65,25 +67,30 @@ class LPINN(AbstractPINN):
     - `incompressible`: add the row J − 1, for a velocity without divergence.
     - `least_jacobian`: in one dimension: add the row max(0, `least_jacobian` − J), which keeps the map from
       labels to positions monotone; None: no such row.
+    - `entropy`: for u_t + f(u)_x = 0 with convex or concave f: after characteristics have crossed, a query
+      takes the label of the entropy solution, by the formula of Hopf, Lax and Oleinik, with shocks and fans.
 
     **Returns:** at a point, the fields; NaN where no label is known: the fluid there started outside of
-    `labels`, or the map is folded (J ≤ 0), as after a shock of an equation without diffusion.
+    `labels`, or the map is folded (J ≤ 0).
 
     **Raises:** `TypeError` or `ValueError` for an equation without transport form, conditions that have no
-    place in this frame, networks of the wrong size or with common parameters.
+    place in this frame, networks of the wrong size or with common parameters, characteristics that cross
+    within the domain (in one dimension, without diffusion and `entropy`), and `entropy` for an equation of
+    another form.
 
-    **Limits:** without diffusion characteristics cross at a shock, and a folded map has labels with J > 0
-    too: only times before are right. Fronts that diffusion keeps steep make J small, and training slow.
-    Where the flow leaves there is no condition, and diffusion acts as if the domain went on.
+    **Limits:** `entropy` does not see what happens between 257 labels. Fronts that diffusion keeps steep make
+    J small, and training slow: see [`jaxsci.pinn.relabel`][]. Where the flow leaves there is no condition,
+    and diffusion acts as if the domain went on. In the plane, whether characteristics cross is not checked.
 
     **Reference:** Mojgani, Balajewicz & Hassanzadeh, CMAME 404 (2023) 115810, whose diffusion term in
-    published code, U_ξξ, is not this one.
+    published code, U_ξξ, is not this one. Evans, Partial Differential Equations, AMS 2010, §3.4.
     """
 
     equation: pde.AbstractTransport
     domain: pde.Box  # of labels and time
     network: Branches
     labels: AbstractLabels
+    entropy: Entropy | None
     incompressible: bool = eqx.field(static=True)
     least_jacobian: float | None = eqx.field(static=True)
 
@@ -98,6 +105,7 @@ class LPINN(AbstractPINN):
         labels: pde.Box | None = None,
         incompressible: bool = False,
         least_jacobian: float | None = None,
+        entropy: bool = False,
     ):
         check_transport(equation, domain)
         self.equation = equation
@@ -114,6 +122,9 @@ class LPINN(AbstractPINN):
                 "own. Make each with its own key."
             )
         self.network = Branches(characteristics, state)
+        self.entropy = make_entropy(equation, self.labels) if entropy else None
+        if not (entropy or self._diffuses) and n == 1:
+            check_crossing(equation, self.labels)
         if least_jacobian is not None and not (n == 1 and least_jacobian > 0):
             raise ValueError(
                 f"`least_jacobian` is {least_jacobian!r} in {n} dimensions; expected a positive number "
@@ -196,33 +207,43 @@ class LPINN(AbstractPINN):
         x, t = point[:-1], point[-1]
         if len(x) == 1:
             return self._label(point[0], t)[None]
+        start, copy = self._nearest(x, t)
         found = solve(
-            Root(lambda label, at: self.flow(label, at[-1])[0] - at[:-1]),
+            Root(lambda label, at: self.flow(label, at[1])[0] - at[0]),
             Newton(rtol=1e-12, atol=1e-13),
-            self._nearest(x, t),
-            point,
+            start,
+            (x + copy, t),
             throw=False,
             max_steps=50,
         )
-        box = jnp.asarray(self.labels.box.bounds[:-1], x.dtype)
-        size = box[:, 1] - box[:, 0]
+        box, size, periodic = self._sides(x)
         # Rounding is not outside.
-        within = jnp.all((found.value >= box[:, 0] - 1e-9 * size) & (found.value <= box[:, 1] + 1e-9 * size))
-        known = (found.result == RESULTS.successful) & within & (self.jacobian(found.value, t) > 0)
+        inside = (found.value >= box[:, 0] - 1e-9 * size) & (found.value <= box[:, 1] + 1e-9 * size)
+        known = (found.result == RESULTS.successful) & jnp.all(inside | periodic)
+        known &= self.jacobian(found.value, t) > 0
         return jnp.where(known, found.value, jnp.nan)
 
+    def _sides(self, x):
+        """Of the box of labels: its bounds in space, its size, and whether it goes around."""
+        box = jnp.asarray(self.labels.box.bounds[:-1], x.dtype)
+        periodic = [name in self.labels.periodic for name in self.labels.box.coordinates[:-1]]
+        return box, box[:, 1] - box[:, 0], np.array(periodic)
+
     def _nearest(self, x, t, count: int = 12):
-        """Of the labels of a lattice, the one that is nearest to x then."""
-        box = self.labels.box.bounds[:-1]
-        axes = [jnp.linspace(a, b, count, dtype=x.dtype) for a, b in box]
+        """Of the labels of a lattice, the one that is nearest to x then; and the periods to add to x."""
+        box, size, periodic = self._sides(x)
+        axes = [jnp.linspace(a, b, count) for a, b in box]
         lattice = jnp.stack(jnp.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, len(axes))
         away = jax.vmap(lambda label: self.flow(label, t)[0])(lattice) - x
-        return jax.lax.stop_gradient(lattice[jnp.argmin(jnp.sum(away**2, axis=1))])
+        copies = jnp.where(periodic, size * jnp.round(away / size), 0)
+        best = jnp.argmin(jnp.sum((away - copies) ** 2, axis=1))
+        return jax.lax.stop_gradient((lattice[best], copies[best]))
 
     def _label(self, x, t):
+        if self.entropy is not None:
+            return self._entropic(x, t)[0]
         lower, upper = self.labels.bracket(x, t)
-        position = lambda label, t: self.flow(label[None], t)[0][0]
-        first, last = position(lower, t), position(upper, t)
+        first, last = self._position(lower, t), self._position(upper, t)
         target = x
         if self.labels.periodic:
             # X(ξ + L) = X(ξ) + L: the image of one period holds one copy of x.
@@ -231,19 +252,87 @@ class LPINN(AbstractPINN):
         inside = (target >= first - slack) & (target <= last + slack)
         # Outside, a solvable problem in its place.
         target = jnp.where(inside, target, first)
-        found = solve(
-            Root(lambda label, at: position(label, at[1]) - at[0]),
-            BracketedNewton(lower - slack, upper + slack),
-            lower + 0.5 * (upper - lower),
-            (target, t),
-            throw=False,
-        )
+        found = self._between(lower - slack, upper + slack, target, t)
         known = inside & (found.result == RESULTS.successful) & (self.jacobian(found.value[None], t) > 0)
         return jnp.where(known, found.value, jnp.nan)
 
+    def _position(self, label, t):
+        return self.flow(label[None], t)[0][0]
+
+    def _between(self, lower, upper, x, t):
+        root = Root(lambda label, at: self._position(label, at[1]) - at[0])
+        return solve(root, BracketedNewton(lower, upper), lower + 0.5 * (upper - lower), (x, t), throw=False)
+
+    def _entropic(self, x, t):
+        """The label of the entropy solution, and whether X jumps over x there."""
+        entropy = self.entropy
+        tau = self._elapsed(t)
+        below, above, area = entropy.brackets(x, tau)
+        middle = 0.5 * (below + above)
+        shift = jnp.zeros_like(middle)
+        if self.labels.periodic:
+            (a, b), *_ = self.labels.box.bounds.tolist()
+            shift = (b - a) * jnp.floor((middle - a) / (b - a))
+        widen = 0.25 * (above - below)
+        lower, upper = below - widen - shift, above + widen - shift
+        found = jax.vmap(lambda a, b, s: self._between(a, b, x - s, t))(lower, upper, shift)
+        label = found.value + shift
+        missed = jax.vmap(lambda y, s: self._position(y, t) + s - x)(found.value, shift)
+        phi = area + jax.vmap(lambda a, y: jnp.sum(entropy.integral(a, y, 2)))(below, label)
+        phi = phi + jax.vmap(entropy.cost, in_axes=(0, None, None))(label, x, tau)
+        phi = jnp.where(found.result == RESULTS.successful, -phi if entropy.concave else phi, jnp.inf)
+        best = jnp.argmin(phi)
+        jumps = jnp.abs(missed[best]) > 1e-6 * (above - below)[best]
+        # The label of a fan is where u₀ jumps, whatever x.
+        label = jnp.where(jumps, jax.lax.stop_gradient(label[best]), label[best])
+        return jnp.where(jnp.isfinite(phi[best]), label, jnp.nan), jumps
+
+    def _elapsed(self, t):
+        first, last = self.labels.box.bounds[-1].tolist()
+        return jnp.maximum(t - first, 1e-9 * (last - first))
+
+    def shock(
+        self, t: Float[ArrayLike, ""], lower: Float[ArrayLike, ""], upper: Float[ArrayLike, ""]
+    ) -> Float[Array, ""]:
+        """Where the shock is at a time: the x between `lower` and `upper` at which two labels are as good,
+        Φ(ξ₁) = Φ(ξ₂), X(ξ₁, t) = X(ξ₂, t) = x. Differentiable, in time as in the initial values; NaN if there
+        is none. One shock may lie between the ends, and no jump of the initial values between ξ₁ and ξ₂."""
+        if self.entropy is None:
+            raise ValueError("This model has no shocks: make it with entropy=True.")
+        t, a, b = (jnp.asarray(v, jnp.result_type(float, t)) for v in (t, lower, upper))
+        label = lambda x: self._entropic(x, t)[0]
+        middle = 0.5 * (label(a) + label(b))
+
+        def halve(_, ends):
+            x = 0.5 * (ends[0] + ends[1])
+            left = label(x) <= middle
+            return jnp.where(left, x, ends[0]), jnp.where(left, ends[1], x)
+
+        a, b = jax.lax.stop_gradient(jax.lax.fori_loop(0, 40, halve, (a, b)))
+        start = jax.lax.stop_gradient(jnp.stack([0.5 * (a + b), label(a), label(b)]))
+        found = solve(Root(self._tie), Newton(rtol=1e-12, atol=1e-13), start, t, throw=False, max_steps=20)
+        jump = found.value[2] - found.value[1]
+        known = (
+            (found.result == RESULTS.successful) & (jump > 1e-3 * jnp.abs(start[2] - start[1])) & (jump > 0)
+        )
+        return jnp.where(known, found.value[0], jnp.nan)
+
+    def _tie(self, y, t):
+        x, one, other = y
+        entropy, tau = self.entropy, self._elapsed(t)
+        gap = jnp.sum(entropy.integral(one, other, 32))
+        gap = gap + entropy.cost(other, x, tau) - entropy.cost(one, x, tau)
+        return jnp.stack([self._position(one, t) - x, self._position(other, t) - x, gap])
+
     def __call__(self, point: Float[Array, " d"]) -> Float[Array, " fields"]:
         """The fields at one point (x, t), in the order of `equation.fields`."""
-        return self.flow(self.label(point), check_point(self, point)[-1])[1]
+        point = check_point(self, point)
+        if self.entropy is None:
+            return self.flow(self.label(point), point[-1])[1]
+        x, t = point
+        label, fan = self._entropic(x, t)
+        inside = self.entropy.fan((x - label) / self._elapsed(t))
+        return jnp.where(fan, inside, self.flow(label[None], t)[1])
 
     def terms(self):
         """The equation along characteristics."""
@@ -251,7 +340,10 @@ class LPINN(AbstractPINN):
 
     def with_equation(self, equation: pde.AbstractEquation) -> "LPINN":
         """The same networks for another equation of the same fields and coordinates."""
-        return eqx.tree_at(lambda m: m.equation, self, same_equation(equation, self.equation))
+        new = eqx.tree_at(lambda m: m.equation, self, same_equation(equation, self.equation))
+        if self.entropy is None:
+            return new
+        return eqx.tree_at(lambda m: m.entropy.equation, new, equation)
 
 
 def _spread(along, x, u) -> Float[Array, " m"]:
