@@ -12,7 +12,6 @@ import optax
 from jaxtyping import Array, ArrayLike, Float, Int, PRNGKeyArray
 
 _PRIOR = 1.0  # standard deviation of the logarithms of hyperparameters, about their starts
-_UNSEEN = 1e6  # variance of the noise of a reward that is not there yet
 
 
 class AbstractAcquisition(eqx.Module):
@@ -107,7 +106,7 @@ class ContextualBandit(eqx.Module):
         steps: int = 10,
     ):
         _tinygp()
-        self.arms = jnp.asarray(arms, float)
+        self.arms = jnp.asarray(arms, jnp.result_type(float, arms))
         if self.arms.ndim != 2:
             raise ValueError(f"`arms` has shape {self.arms.shape}; expected (arms, flags), each flag 0 or 1.")
         for name, value, least in (
@@ -128,7 +127,8 @@ class ContextualBandit(eqx.Module):
 
     def _start(self) -> Array:
         # log of: v, noise variance, ℓ, c.
-        return jnp.log(jnp.array([1.0, 1e-2, *[1.0] * self.contexts, *[2.0] * len(self.blocks)]))
+        start = [1.0, 1e-2, *[1.0] * self.contexts, *[2.0] * len(self.blocks)]
+        return jnp.log(jnp.array(start, self.arms.dtype))
 
     def init(self) -> Plays:
         """Nothing is known."""
@@ -150,14 +150,10 @@ class ContextualBandit(eqx.Module):
 
     def update(self, plays: Plays, context: ArrayLike, arm: int | Int[Array, ""], reward: ArrayLike) -> Plays:
         """What is known after a play. A reward that is not finite is not recorded."""
-        return self.record(plays, context, self.arms[arm], reward)
-
-    def record(self, plays: Plays, context: ArrayLike, flags: Array, reward: ArrayLike) -> Plays:
-        """As `update`, for any flags."""
         at, reward = plays.count % self.capacity, jnp.asarray(reward, plays.rewards.dtype)
         new = Plays(
             plays.contexts.at[at].set(self._context(context)),
-            plays.flags.at[at].set(flags),
+            plays.flags.at[at].set(self.arms[arm]),
             plays.rewards.at[at].set(reward),
             plays.count + 1,
             plays.logs,
@@ -174,13 +170,13 @@ class ContextualBandit(eqx.Module):
         new = eqx.tree_at(lambda p: p.logs, new, jnp.where(jnp.isfinite(logs), logs, new.logs))
         return jax.tree.map(lambda a, b: jnp.where(jnp.isfinite(reward), a, b), new, plays)
 
-    def posterior(self, plays: Plays, context: ArrayLike, arms: Array | None = None) -> Any:
+    def posterior(self, plays: Plays, context: ArrayLike) -> Any:
         """A `tinygp.GaussianProcess` over the standardised rewards of all arms in a context."""
-        arms = self.arms if arms is None else arms
         process, standard, y = self._prior(plays.logs, plays)
-        here = jnp.broadcast_to(standard(self._context(context)), (len(arms), self.contexts))
-        jitter = 1e3 * jnp.finfo(y.dtype).eps
-        return process.condition(y, (here, arms), diag=jnp.full(len(arms), jitter)).gp
+        n = len(self.arms)
+        here = jnp.broadcast_to(standard(self._context(context)), (n, self.contexts))
+        given = (here, self.arms, jnp.ones(n, y.dtype))
+        return process.condition(y, given, diag=jnp.full(n, _jitter(y.dtype))).gp
 
     def _context(self, context: ArrayLike) -> Array:
         given = jnp.atleast_1d(jnp.asarray(context, self.arms.dtype))
@@ -202,8 +198,10 @@ class ContextualBandit(eqx.Module):
         standard = lambda s: (s - center) / width
         v, noise, *rest = jnp.exp(logs)
         kernel = _kernel(v, jnp.stack(rest[: self.contexts]), jnp.stack(rest[self.contexts :]), self.blocks)
-        diag = jnp.where(seen, noise + 1e3 * jnp.finfo(logs.dtype).eps, _UNSEEN)
-        process = _tinygp().GaussianProcess(kernel, (standard(plays.contexts), plays.flags), diag=diag)
+        there = seen.astype(logs.dtype)
+        diag = jnp.where(seen, noise + _jitter(logs.dtype), 1)
+        given = (standard(plays.contexts), plays.flags, there)
+        process = _tinygp().GaussianProcess(kernel, given, diag=diag)
         return process, standard, jnp.where(seen, (plays.rewards - mean) / deviation, 0)
 
     def _negative_log_posterior(self, logs, plays):
@@ -219,14 +217,19 @@ def _tinygp() -> Any:
     return tinygp
 
 
+def _jitter(dtype):
+    return 1e3 * jnp.finfo(dtype).eps
+
+
 def _kernel(v, lengths, rates, blocks):
+    """The covariance of two plays; a place without a play is independent of all others."""
     tinygp = _tinygp()
     edges = np.cumsum([0, *blocks])
 
     def covariance(one, other):
-        (s, a), (s2, a2) = one, other
+        (s, a, there), (s2, a2, there2) = one, other
         differ = jnp.stack([jnp.mean(jnp.abs(a - a2)[i:j]) for i, j in itertools.pairwise(edges)])
-        return v * jnp.exp(-0.5 * jnp.sum(((s - s2) / lengths) ** 2) - rates @ differ)
+        return there * there2 * v * jnp.exp(-0.5 * jnp.sum(((s - s2) / lengths) ** 2) - rates @ differ)
 
     return tinygp.kernels.Custom(covariance)
 

@@ -151,7 +151,8 @@ def check_agreement(ansatz: Ansatz, domain: pde.AbstractDomain, fields: tuple[st
         if isinstance(c, pde.Periodic):
             continue
         face = pde.low(c.time) if isinstance(c, pde.Initial) else c.face
-        points, _ = domain.boundary(face, 64, pde.Sobol(), jax.random.key(0))
+        with jax.ensure_compile_time_eval():  # points are drawn on the host
+            points, _ = domain.boundary(face, 64, pde.Sobol(), jax.random.key(0))
         projectors = ansatz.projectors[fields.index(c.field)]
 
         def compare(p, c=c, face=face, projectors=projectors):

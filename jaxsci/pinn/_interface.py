@@ -94,7 +94,7 @@ def jumps(
     along = [name for name in point if name != normal]
     across = lambda names: jnp.stack([one.d[name] - other.d[name] for name in names])
     values = across(fields)
-    flows = [jnp.stack(_tuple(flux(side.d, point, normal))) for side in (one, other)]
+    flows = [jnp.ravel(jnp.asarray(flux(side.d, point, normal))) for side in (one, other)]
     none = values[:0]
     return (
         values,
@@ -107,7 +107,3 @@ def jumps(
         across([f"{f}_{x}" for f in fields for x in along]) if along else none,
         across([f"{f}_{x}{x}" for f in fields for x in along]) if along else none,
     )
-
-
-def _tuple(flux: Any) -> tuple:
-    return tuple(flux) if isinstance(flux, tuple | list) else (flux,)

@@ -25,7 +25,7 @@ def minimize(
     boundary_points: int = 50,
     sampler: pde.AbstractSampler | None = None,
     unknown: Choose = network_of,
-) -> tuple[AbstractPINN, Float[Array, ""]]:
+) -> tuple[AbstractPINN, Float[Array, " steps"]]:
     """min ½ Σ_terms mean(r²) by some steps of one method at fixed points: [`jaxsci.pinn.fit`][] as a pure
     function, to be vmapped over equations, interface conditions and seeds. ::
 
@@ -39,14 +39,21 @@ def minimize(
     - `model`: its arrays may be traced.
     - `method`: as of a [`jaxsci.pinn.Stage`][]; `steps`: how many, fixed, for each lane.
     - `key`: of the points, which are drawn on the host while the function is traced: not traced itself.
+      All lanes have the same points.
     - `points`, `boundary_points`, `sampler`, `unknown`: as of `fit`.
 
-    **Returns:** the trained model, and its loss. A lane that fails keeps its last finite networks.
+    **Returns:** the trained model, and the loss of each step as in the history of `fit`. A lane that fails
+    keeps its last finite networks.
 
     **Raises:** `TypeError` or `ValueError` for wrong arguments.
     """
     if not isinstance(model, AbstractPINN):
         raise TypeError(f"`model` is {model!r}; expected a jaxsci.pinn.PINN or MultiDomainPINN.")
+    if isinstance(key, jax.core.Tracer):
+        raise TypeError(
+            "`key` is traced, and points are drawn on the host: make it outside of what is compiled. Seeds "
+            "differ by the networks of `model`."
+        )
     stage = Stage(method, steps)
     found, rest = split(model, unknown)
     terms = model.terms()
@@ -62,10 +69,9 @@ def minimize(
 
     def step(carry, key):
         unknown, state = carry
-        unknown, state, *_ = driver.step(unknown, state, inputs, weights, key)
-        return (unknown, state), None
+        unknown, state, figures, _ = driver.step(unknown, state, inputs, weights, key)
+        return (unknown, state), figures["loss"]
 
     start = (found, driver.start(found, inputs, weights))
-    (found, _), _ = jax.lax.scan(step, start, jax.random.split(key, steps))
-    r = objective.rows(found, inputs, weights)
-    return eqx.combine(found, rest), 0.5 * r @ r
+    (found, _), losses = jax.lax.scan(step, start, jax.random.split(key, steps))
+    return eqx.combine(found, rest), losses

@@ -223,11 +223,21 @@ class MultiDomainPINN(AbstractPINN):
             for axis, (name, cut) in enumerate(zip(self.equation.coordinates, self.cuts, strict=True))
             for i in range(len(cut))
         ]
-        return (*terms_of(self.ansatz.soft), *between)
+        return (*terms_of(self.soft), *between)
+
+    @property
+    def hard(self) -> tuple:
+        """The conditions that hold by construction, in each box."""
+        return self.ansatz.hard
+
+    @property
+    def soft(self) -> tuple:
+        """The conditions that are rows of the loss."""
+        return self.ansatz.soft
 
 
 def _checked_selection(selection: ArrayLike) -> Array:
-    array = jnp.asarray(selection, float)
+    array = jnp.asarray(selection, jnp.result_type(float, selection))
     if array.shape != (len(Interface),):
         raise ValueError(
             f"`selection` has shape {array.shape}; expected (9,), a factor for each condition, such as "
