@@ -17,7 +17,7 @@ from ..solvers import BracketedNewton, Newton
 from ._ansatz import named
 from ._check import check_branch, check_transport
 from ._entropy import Entropy, make_entropy
-from ._labels import AbstractLabels, check_crossing, make_labels
+from ._labels import AbstractLabels, FromInlet, check_crossing, make_labels
 from ._model import AbstractPINN, EquationTerm, check_point, same_equation
 
 
@@ -69,6 +69,9 @@ class LPINN(AbstractPINN):
       labels to positions monotone; None: no such row.
     - `entropy`: for u_t + f(u)_x = 0 with convex or concave f: after characteristics have crossed, a query
       takes the label of the entropy solution, by the formula of Hopf, Lax and Oleinik, with shocks and fans.
+    - `order`: 2: X_tt and U_t hold at the start by construction too, X = … + τ²/2 X_tt + τ³ N_X and
+      U = … + τ U_t + τ² N_U. For smooth initial values, of which four derivatives are then taken, and little
+      diffusion: |g Δu₀| times the duration should be below the range of u₀.
 
     **Returns:** at a point, the fields; NaN where no label is known: the fluid there started outside of
     `labels`, or the map is folded (J ≤ 0).
@@ -91,6 +94,7 @@ class LPINN(AbstractPINN):
     network: Branches
     labels: AbstractLabels
     entropy: Entropy | None
+    order: int = eqx.field(static=True)
     incompressible: bool = eqx.field(static=True)
     least_jacobian: float | None = eqx.field(static=True)
 
@@ -106,6 +110,7 @@ class LPINN(AbstractPINN):
         incompressible: bool = False,
         least_jacobian: float | None = None,
         entropy: bool = False,
+        order: int = 1,
     ):
         check_transport(equation, domain)
         self.equation = equation
@@ -130,6 +135,9 @@ class LPINN(AbstractPINN):
                 f"`least_jacobian` is {least_jacobian!r} in {n} dimensions; expected a positive number "
                 "in one."
             )
+        if order not in (1, 2) or (order == 2 and isinstance(self.labels, FromInlet)):
+            raise ValueError(f"`order` is {order!r}; expected 1, or, where nothing enters at a boundary, 2.")
+        self.order = order
         self.incompressible = incompressible
         self.least_jacobian = least_jacobian
 
@@ -137,19 +145,37 @@ class LPINN(AbstractPINN):
         """X (n,) and U (fields,) of one label at a time."""
         box = self.labels.box.bounds
         start = self.labels.launch(label)
-        elapsed = t - start.time
         first, last = box[-1].tolist()
+        elapsed = t - start.time
         tau = elapsed / (last - first)
         features = jnp.stack([*self.labels.features(label), (2 * t - first - last) / (last - first)])
         size = jnp.asarray(box[:-1, 1] - box[:-1, 0], t.dtype)
         away = jnp.reshape(self.network.characteristics(features), label.shape)
         change = jnp.reshape(self.network.state(features), start.state.shape)
-        velocity = self._velocity(start.state, start.position, start.time)
+        position = start.position + elapsed * self._velocity(start.state, start.position, start.time)
+        state = start.state
+        if self.order == 2:
+            acceleration, rate = self._begins(label, start)
+            position = position + 0.5 * elapsed**2 * acceleration
+            state = state + elapsed * rate
         # A twentieth of the box: with the networks that one begins with, J stays near one.
-        return (
-            start.position + elapsed * velocity + tau**2 * size / 20 * away,
-            start.state + tau * change,
-        )
+        return position + tau ** (self.order + 1) * size / 20 * away, state + tau**self.order * change
+
+    def _begins(self, label, start):
+        """X_tt and U_t where F is still the identity: U_t = g Δu₀ + s, and the change of v along with it."""
+        state = lambda label: self.labels.launch(label).state
+        rate = jnp.zeros_like(start.state)
+        at = self._named(start.state, start.position, start.time)
+        diffusion, source = self.equation.diffusion(*at), self.equation.source(*at)
+        if diffusion is not None:
+            for e in jnp.eye(len(label), dtype=label.dtype):
+                slope = lambda label, e=e: jax.jvp(state, (label,), (e,))[1]
+                rate = rate + diffusion * jax.jvp(slope, (label,), (e,))[1]
+        if source is not None:
+            rate = rate + jnp.stack([jnp.asarray(s, label.dtype) for s in source])
+        now = (start.state, start.position, start.time)
+        moving = (rate, self._velocity(*now), jnp.ones_like(start.time))
+        return jax.jvp(self._velocity, now, moving)[1], rate
 
     def _named(self, state, position, t):
         point = named(jnp.concatenate([position, jnp.reshape(t, 1)]), self.equation.coordinates)
@@ -312,9 +338,7 @@ class LPINN(AbstractPINN):
         start = jax.lax.stop_gradient(jnp.stack([0.5 * (a + b), label(a), label(b)]))
         found = solve(Root(self._tie), Newton(rtol=1e-12, atol=1e-13), start, t, throw=False, max_steps=20)
         jump = found.value[2] - found.value[1]
-        known = (
-            (found.result == RESULTS.successful) & (jump > 1e-3 * jnp.abs(start[2] - start[1])) & (jump > 0)
-        )
+        known = (found.result == RESULTS.successful) & (jump > 1e-3 * jnp.abs(start[2] - start[1]))
         return jnp.where(known, found.value[0], jnp.nan)
 
     def _tie(self, y, t):
