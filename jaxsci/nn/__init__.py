@@ -1,6 +1,7 @@
 """Networks as Equinox modules on one sample."""
 
 from ._embeddings import (
+    Comoving as Comoving,
     Embedded as Embedded,
     PeriodicEmbedding as PeriodicEmbedding,
     RandomFourier as RandomFourier,

@@ -129,6 +129,46 @@ class PeriodicEmbedding(eqx.Module):
         return jnp.concatenate(parts)
 
 
+class Comoving(eqx.Module):
+    """(cos θ, sin θ, s, …) ↦ (cos(θ − ω s), sin(θ − ω s), s, …): a periodic axis seen by one who moves along.
+
+    What is carried with a constant velocity c along an axis of length L stands still in this frame, if
+    ω = 2π c/L for s in units of time; for time scaled from an interval of length T to [−1, 1], as a
+    [`jaxsci.pinn.PINN`][] does it, ω = π c T/L. ::
+
+        network = nn.Embedded(nn.Comoving(jnp.pi * c * T / L), nn.MLP(3, 1, width=20, depth=2, key=key))
+
+    **Arguments:**
+
+    - `rate`: ω [rad per unit of s]; a leaf, which is trained: where c is not known, start near it.
+    - `pair`: the index of cos θ; sin θ is the next. - `time`: the index of s.
+
+    **Raises:** `ValueError` for a negative index, and for one beyond the features.
+    """
+
+    rate: Float[Array, ""] = eqx.field(converter=jnp.asarray)
+    pair: int = eqx.field(static=True, default=0)
+    time: int = eqx.field(static=True, default=2)
+
+    def __check_init__(self):
+        if self.pair < 0 or self.time < 0 or self.time - self.pair in (0, 1):
+            raise ValueError(
+                f"`pair` and `time` are {self.pair} and {self.time}; expected the index of the cosine, which "
+                "the sine follows, and that of time."
+            )
+
+    def __call__(self, x: Float[Array, " d"]) -> Float[Array, " d"]:
+        if x.shape[0] <= max(self.pair + 1, self.time):
+            raise ValueError(
+                f"A point has {x.shape[0]} features; expected cosine and sine at {self.pair} and "
+                f"{self.pair + 1}, and time at {self.time}."
+            )
+        angle = jnp.asarray(self.rate, x.dtype) * x[self.time]
+        c, s = x[self.pair], x[self.pair + 1]
+        turned = jnp.stack([c * jnp.cos(angle) + s * jnp.sin(angle), s * jnp.cos(angle) - c * jnp.sin(angle)])
+        return jnp.concatenate([x[: self.pair], turned, x[self.pair + 2 :]])
+
+
 class Embedded(eqx.Module):
     """x ↦ network(embedding(x)): a network of features of a point.
 

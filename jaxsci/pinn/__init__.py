@@ -15,6 +15,7 @@ from ._model import AbstractPINN as AbstractPINN
 from ._multi_domain import MultiDomainPINN as MultiDomainPINN
 from ._pinn import PINN as PINN
 from ._pseudo_time import PseudoTime as PseudoTime
+from ._relabel import relabel as relabel
 from ._result import Trained as Trained
 from ._sensitivity import attach as attach
 from ._stage import Stage as Stage

@@ -144,5 +144,5 @@ def make_entropy(equation: pde.AbstractTransport, labels: AbstractLabels) -> Ent
     raise ValueError(
         f"The flux of {type(equation).__name__} is not convex: its velocity rises and falls for u between "
         f"{float(low):.3g} and {float(high):.3g}, so that a shock may have a fan beside it, which the "
-        "formula of Hopf and Lax does not give. Use a finite-volume method, or give the equation some diffusion."
+        "formula of Hopf and Lax does not give. Use a finite-volume method, or add diffusion."
     )

@@ -16,6 +16,7 @@ from ..residuals import Root
 from ..solvers import BracketedNewton, Newton
 from ._ansatz import named
 from ._check import check_branch, check_transport
+from ._deformation import determinant, spread
 from ._entropy import Entropy, make_entropy
 from ._labels import AbstractLabels, FromInlet, check_crossing, make_labels
 from ._model import AbstractPINN, EquationTerm, check_point, same_equation
@@ -187,7 +188,7 @@ class LPINN(AbstractPINN):
 
     def jacobian(self, label: Float[Array, " n"], t: Float[Array, ""]) -> Float[Array, ""]:
         """J = det ∂X/∂ξ: below one, fluid has come together."""
-        return _determinant(jax.jacfwd(lambda label: self.flow(label, t)[0])(label))
+        return determinant(jax.jacfwd(lambda label: self.flow(label, t)[0])(label))
 
     def residual(self, point: Float[Array, " d"]) -> Float[Array, " rows"]:
         """Of the position, of the fields, and of J, at a label and a time of the box of labels."""
@@ -211,9 +212,9 @@ class LPINN(AbstractPINN):
         change = u[(n,)]
         if source is not None:
             change = change - jnp.stack([jnp.asarray(s, t.dtype) for s in source])
-        j = _determinant(along)
+        j = determinant(along)
         if diffuses:
-            change = j * change - self.equation.diffusion(fields, at) * _spread(along, x, u)
+            change = j * change - self.equation.diffusion(fields, at) * spread(along, x, u)
         rows.append(change)
         if self.incompressible:
             rows.append(jnp.reshape(j - 1, 1))
@@ -368,28 +369,3 @@ class LPINN(AbstractPINN):
         if self.entropy is None:
             return new
         return eqx.tree_at(lambda m: m.entropy.equation, new, equation)
-
-
-def _spread(along, x, u) -> Float[Array, " m"]:
-    """J Δu from derivatives in labels. With A = J F⁻¹ and D the second derivatives contracted with AAᵀ,
-
-        J Δu = D[U]/J − ∇_ξU A D[X]/J²,
-
-    since u(X(ξ)) = U(ξ) gives ∂²U = ∂²u[F, F] + ∇u ∂²X.
-    """
-    n, j, a = len(along), _determinant(along), _adjugate(along)
-    g = a @ a.T
-    second = lambda table: sum(g[i, k] * table[tuple(sorted((i, k)))] for i in range(n) for k in range(n))
-    gradient = jnp.stack([u[(i,)] for i in range(n)], axis=1)
-    return second(u) / j - gradient @ (a @ second(x)) / j**2
-
-
-def _determinant(f: Float[Array, "n n"]) -> Float[Array, ""]:
-    return f[0, 0] if len(f) == 1 else f[0, 0] * f[1, 1] - f[0, 1] * f[1, 0]
-
-
-def _adjugate(f: Float[Array, "n n"]) -> Float[Array, "n n"]:
-    """det(F) F⁻¹, which has no division."""
-    if len(f) == 1:
-        return jnp.ones_like(f)
-    return jnp.stack([jnp.stack([f[1, 1], -f[0, 1]]), jnp.stack([-f[1, 0], f[0, 0]])])

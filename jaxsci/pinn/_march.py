@@ -16,12 +16,14 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from .. import pde
 from ..train import Status
 from ._fit import fit
+from ._model import AbstractPINN
 from ._pinn import PINN
 from ._result import Trained
 
 
 class Slabs(eqx.Module):
-    """A solution in slabs of time, each a [`jaxsci.pinn.PINN`][] that starts where the one before ends.
+    """A solution in slabs of time, each a [`jaxsci.pinn.AbstractPINN`][] that starts where the one before
+    ends.
 
     **Arguments:**
 
@@ -30,7 +32,7 @@ class Slabs(eqx.Module):
     - `time`: the name of the coordinate.
     """
 
-    models: tuple[PINN, ...]
+    models: tuple[AbstractPINN, ...]
     edges: tuple[float, ...] = eqx.field(static=True)
     time: str = eqx.field(static=True, default="t")
 
