@@ -327,16 +327,20 @@ class LPINN(AbstractPINN):
         if self.entropy is None:
             raise ValueError("This model has no shocks: make it with entropy=True.")
         t, a, b = (jnp.asarray(v, jnp.result_type(float, t)) for v in (t, lower, upper))
-        label = lambda x: self._entropic(x, t)[0]
-        middle = 0.5 * (label(a) + label(b))
+        # Bisection only finds where to begin; derivatives come from the tie.
+        still = jax.tree.map(lambda x: jax.lax.stop_gradient(x) if eqx.is_array(x) else x, self)
+        now, ends = jax.lax.stop_gradient((t, jnp.stack([a, b])))
+        label = lambda x: still._entropic(x, now)[0]
+        labels = jax.lax.map(label, ends)
+        middle = 0.5 * jnp.sum(labels)
 
         def halve(_, ends):
-            x = 0.5 * (ends[0] + ends[1])
+            x = 0.5 * jnp.sum(ends)
             left = label(x) <= middle
-            return jnp.where(left, x, ends[0]), jnp.where(left, ends[1], x)
+            return jnp.where(left, jnp.stack([x, ends[1]]), jnp.stack([ends[0], x]))
 
-        a, b = jax.lax.stop_gradient(jax.lax.fori_loop(0, 40, halve, (a, b)))
-        start = jax.lax.stop_gradient(jnp.stack([0.5 * (a + b), label(a), label(b)]))
+        ends = jax.lax.fori_loop(0, 40, halve, ends)
+        start = jnp.append(0.5 * jnp.sum(ends), jax.lax.map(label, ends))
         found = solve(Root(self._tie), Newton(rtol=1e-12, atol=1e-13), start, t, throw=False, max_steps=20)
         jump = found.value[2] - found.value[1]
         known = (found.result == RESULTS.successful) & (jump > 1e-3 * jnp.abs(start[2] - start[1]))
