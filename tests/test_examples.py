@@ -103,6 +103,13 @@ def test_inverse_pinn(monkeypatch, tmp_path):
     assert metrics["relative_error"] < 4 * metrics["relative_standard_error"] < 0.05
 
 
+def test_metalic(monkeypatch, tmp_path):
+    pytest.importorskip("tinygp", reason="bandits need tinygp: pip install 'jaxsci[bandit]'")
+    metrics = smoke("metalic", monkeypatch, tmp_path, "metalic.png")
+    assert len(metrics["errors"]) == 11 and all(0 < e < 10 for e in metrics["errors"].values())
+    assert metrics["best alone"] in metrics["errors"]
+
+
 def test_your_equation(monkeypatch, tmp_path):
     metrics = smoke("your_equation", monkeypatch, tmp_path, "your_equation.png")
     # It is used up on the way, and more so with a larger rate.

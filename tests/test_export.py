@@ -750,6 +750,50 @@ def queries_of_characteristics():
     return at, one, two, jnp.array([0.3, 0.2, 0.4])
 
 
+@case(pinn.Windowed, pinn.MultiDomainPINN)
+def several_networks_for_one_solution():
+    one, _ = small_pinn()
+    make = lambda key: nn.MLP(2, 1, width=3, depth=1, key=key)
+    boxes = pinn.MultiDomainPINN(
+        equations.Burgers(0.1), one.domain, one.hard, make, {"x": (0.4,)}, key=jax.random.key(1)
+    )
+    overlapping = eqx.tree_at(lambda m: m.network, one, pinn.Windowed(make, (2, 1), key=jax.random.key(2)))
+
+    def at(overlapping, boxes, p):
+        return overlapping(p), overlapping.residual(p), boxes(p), boxes.interface(p.at[0].set(0.4), 0)
+
+    return at, overlapping, boxes, jnp.array([0.3, 0.6])
+
+
+@case(gradient=False)
+def training_as_a_function_of_the_model():
+    key, method = jax.random.key(0), jsci.solvers.GaussNewton()
+    train = lambda model: pinn.minimize(model, method, 2, key=key, points=8, boundary_points=4)[0].network
+    return train, small_pinn()[0]
+
+
+@case(
+    pinn.ContextualBandit,
+    pinn.SequentialBandit,
+    pinn.Plays,
+    pinn.UCB,
+    pinn.Thompson,
+    gradient=False,
+)
+def bandits():
+    pytest.importorskip("tinygp", reason="bandits need tinygp: pip install 'jaxsci[bandit]'")
+    arms = jnp.eye(3)
+    one = pinn.ContextualBandit(arms, capacity=3, steps=1)
+    two = pinn.SequentialBandit(arms, capacity=3, steps=1, acquisition=pinn.Thompson())
+
+    def play(one, two, context):
+        plays, both, key = one.init(), two.init(), jax.random.key(0)
+        arms = one.choose(plays, key, context), two.second(both, key, context, 0, 0.5)
+        return one.update(plays, context, arms[0], 1.0), two.update(both, context, arms, (0.5, 1.0))
+
+    return play, one, two, jnp.array(0.3)
+
+
 @case(pinn.Stage, pinn.PseudoTime, jsci.solvers.GaussNewton, gradient=False)
 def steps_of_training_a_pinn():
     model, points = small_pinn()

@@ -73,7 +73,8 @@ class ContextualBandit(eqx.Module):
     - `acquisition`: [`jaxsci.pinn.UCB`][] or [`jaxsci.pinn.Thompson`][].
     - `capacity`: at most so many plays; later ones overwrite the oldest.
     - `warmup`: arms of the first plays are random.
-    - `blocks`: the flags by parts, each with its own c; None: one.
+    - `blocks`: sizes of the parts of the flags, each with its own c; None: one part. (1, 1, …): as many as
+      flags, to learn which of them matter.
     - `steps`: of Adam after each reward, at the rate 0.1.
 
     **Raises:** `ImportError` without tinygp (`pip install jaxsci[bandit]`); `ValueError` for wrong shapes or
@@ -126,8 +127,9 @@ class ContextualBandit(eqx.Module):
         self.acquisition = UCB() if acquisition is None else acquisition
 
     def _start(self) -> Array:
-        # log of: v, noise variance, ℓ, c.
-        start = [1.0, 1e-2, *[1.0] * self.contexts, *[2.0] * len(self.blocks)]
+        # log of: v, noise variance, ℓ, c. However the flags are parted, the same process at first.
+        rates = [2.0 * size / sum(self.blocks) for size in self.blocks]
+        start = [1.0, 1e-2, *[1.0] * self.contexts, *rates]
         return jnp.log(jnp.array(start, self.arms.dtype))
 
     def init(self) -> Plays:
