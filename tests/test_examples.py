@@ -114,3 +114,14 @@ def test_your_equation(monkeypatch, tmp_path):
     metrics = smoke("your_equation", monkeypatch, tmp_path, "your_equation.png")
     # It is used up on the way, and more so with a larger rate.
     assert 0 < metrics["at_outlet"] < 1 and metrics["slope_in_rate"] < 0
+
+
+def test_convection_lagrangian(monkeypatch, tmp_path):
+    metrics = smoke("convection_lagrangian", monkeypatch, tmp_path, "convection.png")
+    assert metrics["Lagrangian"]["error"] < 1e-5 and metrics["Eulerian"]["error"] > 0.1
+
+
+def test_moving_shock(monkeypatch, tmp_path):
+    metrics = smoke("moving_shock", monkeypatch, tmp_path, "moving_shock.png")
+    assert metrics["ν = 0.01"]["mean error"] < 0.05 and metrics["ν = 0"]["mean error"] < 5e-3
+    assert metrics["shock"]["position error"] < 5e-3 and abs(metrics["shock"]["speed"] - 10) < 1e-2
