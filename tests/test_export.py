@@ -938,6 +938,7 @@ def fno():
     nn.RandomFourier,
     nn.PeriodicEmbedding,
     nn.Embedded,
+    nn.Comoving,
     nn.Scaled,
 )
 def networks_on_a_point():
@@ -947,6 +948,7 @@ def networks_on_a_point():
         nn.Scaled((-1.0, 0.0), (1.0, 2.0), nn.Embedded(periodic, nn.MLP(3, 2, **size, key=key))),
         nn.Embedded(nn.RandomFourier(2, 3, key=key), nn.ModifiedMLP(6, 2, **size, linear=nn.RWF, key=key)),
         nn.SIREN(2, 2, **size, key=key),
+        nn.Embedded(periodic, nn.Embedded(nn.Comoving(0.5), nn.MLP(3, 2, **size, key=key))),
         nn.PirateNet(2, 2, **size, key=key),
         nn.Separable(2, 2, rank=3, **size, key=key),
     )
