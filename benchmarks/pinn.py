@@ -2,7 +2,8 @@
 
 For each case the relative L² error on a grid that no training point was chosen for, median and worst of
 three seeds, in float64 and float32; the seconds of steps (compilation apart), and the memory of the process.
-The largest of the fields' errors counts. `--case NAME` runs one of them.
+The largest of the fields' errors counts. Then Burgers' viscosity from data (`inverse`), and the derivative of
+a trained network by it (`sensitivity`). `--case NAME` runs one of them.
 """
 
 import statistics
@@ -14,6 +15,7 @@ import numpy as np
 
 from ._harness import Row, peak_rss_bytes
 from ._pinn_cases import CASES, Case
+from ._pinn_parameters import inverse, sensitivity
 
 X64 = True
 SEEDS = 3
@@ -68,3 +70,7 @@ def run(quick: bool, only: str | None = None) -> Iterator[Row]:
     for name, case in CASES.items():
         if only is None or only == name:
             yield from _one(name, case, quick)
+    if only in (None, "inverse"):
+        yield from inverse(quick, SEEDS)
+    if only in (None, "sensitivity"):
+        yield from sensitivity(quick)
