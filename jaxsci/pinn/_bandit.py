@@ -203,7 +203,7 @@ class ContextualBandit(eqx.Module):
         there = seen.astype(logs.dtype)
         diag = jnp.where(seen, noise + _jitter(logs.dtype), 1)
         given = (standard(plays.contexts), plays.flags, there)
-        process = _tinygp().GaussianProcess(kernel, given, diag=diag)
+        process = _tinygp().GaussianProcess(kernel, given, diag=diag, mean=jnp.zeros((), logs.dtype))
         return process, standard, jnp.where(seen, (plays.rewards - mean) / deviation, 0)
 
     def _negative_log_posterior(self, logs, plays):
