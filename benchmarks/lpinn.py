@@ -194,19 +194,24 @@ def plane(quick: bool) -> Iterator[Row]:
     pulse = pde.Initial("u", lambda p: jnp.exp(-((p.x - 0.4) ** 2 + p.y**2) / (2 * 0.3**2)))
     labels = pde.Box({"x": (-1.5, 1.5), "y": (-1.5, 1.5), "t": (0.0, 1.0)})
     rotation = pde.Advection(lambda p: (-p.y, p.x), 1e-3)
-    make = _lagrangian(rotation, domain, [pulse], width=18, labels=labels, order=2)
+    waves = nn.RandomFourier(3, 24, 1.5, key=jax.random.key(1))
+
+    def make(key):
+        one, two = jax.random.split(key)
+        state = nn.Embedded(waves, _mlp(48, 1, 14, two, depth=1))
+        return pinn.LPINN(rotation, domain, [pulse], _mlp(3, 2, 12, one), state, labels=labels, order=2)
+
     source = reference.rotating_pulse(1e-3, width=0.3, center=(0.4, 0.0))
-    limits = {"target": 1e-6, "seconds": 180}
-    yield from _judge(
-        "rotation", make, _grid(domain, (41, 41, 7)), source, quick, steps=300, points=1500, **limits
-    )
+    options = {"target": 1e-6, "seconds": 180, "resample": pde.RAD(), "every": 25}
+    grid = _grid(domain, (41, 41, 7))
+    yield from _judge("rotation", make, grid, source, quick, steps=500, points=1200, **options)
     domain = pde.Box({"x": CIRCLE, "y": CIRCLE, "t": (0.0, 1.0)})
     cells = pde.Advection(lambda p: (jnp.sin(p.x) * jnp.cos(p.y), -jnp.cos(p.x) * jnp.sin(p.y)), 1e-3)
     wave = pde.Initial("u", lambda p: jnp.cos(p.x) + jnp.sin(p.y))
     conditions = [wave, AROUND, pde.Periodic("u", "y")]
-    make = _lagrangian(cells, domain, conditions, width=18, order=2)
+    make = _lagrangian(cells, domain, conditions, width=20)
     source, grid = _cellular(48 if quick else 96), _grid(domain, (41, 41, 6))
-    yield from _judge("vortices", make, grid, source, quick, steps=200, points=1500, **limits)
+    yield from _judge("vortices", make, grid, source, quick, steps=250, points=1500, **options)
 
 
 def _cellular(n: int) -> reference.Reference:
