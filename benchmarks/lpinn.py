@@ -6,6 +6,7 @@ same Lagrangian network with the diffusion ∂²U/∂ξ² of the published code 
 (one seed). The published paper gives no numbers. `--case NAME` runs one part.
 """
 
+import pathlib
 import statistics
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -25,6 +26,7 @@ from ._chromatograph import column
 from ._harness import Better, Row
 
 X64 = True
+OUT = pathlib.Path("out/lpinn")
 SEEDS = 3
 CIRCLE = (0.0, 2 * np.pi)
 AROUND = pde.Periodic("u", "x")
@@ -307,31 +309,69 @@ def remedies(quick: bool) -> Iterator[Row]:
         yield Row(f"PINN at c = 30, {name}: error", _error(found.model, grid, exact), detail=detail)
 
 
-def _sharpness(model: pinn.AbstractPINN, count: int, quick: bool) -> np.ndarray:
-    """The largest eigenvalues of the Hessian of ½ mean r², by Lanczos on products with it."""
-    points = model.domain.interior(100 if quick else 1000, pde.Sobol(), jax.random.key(0))
+def _loss(model: pinn.AbstractPINN, count: int) -> tuple[Callable, Any]:
+    """½ mean r² as a function of the flat parameters, and these."""
+    points = model.domain.interior(count, pde.Sobol(), jax.random.key(0))
     chosen, rest = eqx.partition(model.network, eqx.is_inexact_array)
     flat, unravel = ravel_pytree(chosen)
 
     def loss(w):
-        with_w = eqx.tree_at(lambda m: m.network, model, eqx.combine(unravel(w), rest))
-        return 0.5 * jnp.mean(jnp.sum(jax.vmap(with_w.residual)(points) ** 2, axis=1))
+        changed = eqx.tree_at(lambda m: m.network, model, eqx.combine(unravel(w), rest))
+        return 0.5 * jnp.mean(jnp.sum(jax.vmap(changed.residual)(points) ** 2, axis=1))
 
+    return jax.jit(loss), flat
+
+
+def _sharpest(loss: Callable, flat: Any, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """The largest eigenvalues of the Hessian, and their vectors, by Lanczos on products with it."""
     product = jax.jit(lambda v: jax.jvp(jax.grad(loss), (flat,), (v,))[1])
-    hessian = spl.LinearOperator(
-        (flat.size, flat.size), lambda v: np.asarray(product(jnp.ravel(v))), dtype=float
-    )
-    return np.sort(spl.eigsh(hessian, k=count, which="LA", return_eigenvectors=False, tol=1e-3))[::-1]
+    size = (flat.size, flat.size)
+    hessian = spl.LinearOperator(size, lambda v: np.asarray(product(jnp.ravel(v))), dtype=float)
+    values, vectors = spl.eigsh(hessian, k=count, which="LA", tol=1e-3)
+    return values[::-1], vectors[:, ::-1]
 
 
 def landscape(quick: bool) -> Iterator[Row]:
-    """Sharpness at the start of training, against c: three largest eigenvalues of the Hessian of the loss."""
-    for c in (30.0,) if quick else (1.0, 10.0, 30.0, 100.0):
+    """Sharpness of the loss against c, at the start and after training: largest eigenvalue of the Hessian.
+    The picture shows the loss after training along two eigenvectors of the largest eigenvalues."""
+    pictures = {}
+    for c in (30.0,) if quick else (1.0, 10.0, 30.0, 50.0, 100.0):
         problem = (pde.Convection(c), _line(), [SINE, AROUND])
         for name, make in {"LPINN": _lagrangian(*problem), "PINN": _eulerian(*problem, width=15)}.items():
-            found = _sharpness(make(jax.random.key(0)), 3, quick)
-            detail = {"eigenvalues": found.tolist()}
-            yield Row(f"landscape c = {c:g}, {name}: largest eigenvalue", float(found[0]), detail=detail)
+            trained = _fit(make, 0, quick, 100, 500).model
+            for when, model in (("at the start", make(jax.random.key(0))), ("trained", trained)):
+                loss, flat = _loss(model, 100 if quick else 1000)
+                values, vectors = _sharpest(loss, flat, 3)
+                detail = {"eigenvalues": values.tolist(), "loss": float(loss(flat))}
+                yield Row(f"largest eigenvalue at c = {c:g}, {name} {when}", float(values[0]), detail=detail)
+            steps = jnp.linspace(-1, 1, 5 if quick else 33)
+            along = jnp.asarray(vectors[:, :2].T)
+            at = lambda a, b, loss=loss, flat=flat, along=along: loss(flat + a * along[0] + b * along[1])
+            pictures[name, c] = np.asarray(
+                jax.lax.map(lambda a, at=at: jax.vmap(lambda b: at(a, b))(steps), steps)
+            )
+    if not quick:
+        _draw(pictures)
+
+
+def _draw(pictures: dict[tuple[str, float], np.ndarray]) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    speeds = sorted({c for _, c in pictures})
+    size = (2.8 * len(speeds), 5.6)
+    figure, axes = plt.subplots(2, len(speeds), figsize=size, layout="constrained", sharex=True, sharey=True)
+    for row, name in zip(axes, ("PINN", "LPINN"), strict=True):
+        for ax, c in zip(row, speeds, strict=True):
+            extent = (-1, 1, -1, 1)
+            image = ax.imshow(np.log10(pictures[name, c] + 1e-16).T, origin="lower", extent=extent)
+            ax.set_title(f"{name}, c = {c:g}")
+            figure.colorbar(image, ax=ax, label="log₁₀ loss")
+    OUT.mkdir(parents=True, exist_ok=True)
+    figure.savefig(OUT / "landscape.png", dpi=100)
+    plt.close(figure)
 
 
 def gradients(quick: bool) -> Iterator[Row]:
