@@ -15,7 +15,6 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-import scipy.sparse.linalg as spl
 from jax.flatten_util import ravel_pytree
 
 from jaxsci import nn, pde, pinn, train
@@ -24,6 +23,7 @@ from jaxsci.solvers import GaussNewton
 
 from ._chromatograph import column
 from ._harness import Better, Row
+from ._landscape import draw, loss_of, sharpest, surface
 
 X64 = True
 OUT = pathlib.Path("out/lpinn")
@@ -309,69 +309,21 @@ def remedies(quick: bool) -> Iterator[Row]:
         yield Row(f"PINN at c = 30, {name}: error", _error(found.model, grid, exact), detail=detail)
 
 
-def _loss(model: pinn.AbstractPINN, count: int) -> tuple[Callable, Any]:
-    """½ mean r² as a function of the flat parameters, and these."""
-    points = model.domain.interior(count, pde.Sobol(), jax.random.key(0))
-    chosen, rest = eqx.partition(model.network, eqx.is_inexact_array)
-    flat, unravel = ravel_pytree(chosen)
-
-    def loss(w):
-        changed = eqx.tree_at(lambda m: m.network, model, eqx.combine(unravel(w), rest))
-        return 0.5 * jnp.mean(jnp.sum(jax.vmap(changed.residual)(points) ** 2, axis=1))
-
-    return jax.jit(loss), flat
-
-
-def _sharpest(loss: Callable, flat: Any, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """The largest eigenvalues of the Hessian, and their vectors, by Lanczos on products with it."""
-    product = jax.jit(lambda v: jax.jvp(jax.grad(loss), (flat,), (v,))[1])
-    size = (flat.size, flat.size)
-    hessian = spl.LinearOperator(size, lambda v: np.asarray(product(jnp.ravel(v))), dtype=float)
-    values, vectors = spl.eigsh(hessian, k=count, which="LA", tol=1e-3)
-    return values[::-1], vectors[:, ::-1]
-
-
 def landscape(quick: bool) -> Iterator[Row]:
-    """Sharpness of the loss against c, at the start and after training: largest eigenvalue of the Hessian.
-    The picture shows the loss after training along two eigenvectors of the largest eigenvalues."""
+    """Sharpness of the loss against c, at the start and after training."""
     pictures = {}
     for c in (30.0,) if quick else (1.0, 10.0, 30.0, 50.0, 100.0):
         problem = (pde.Convection(c), _line(), [SINE, AROUND])
         for name, make in {"LPINN": _lagrangian(*problem), "PINN": _eulerian(*problem, width=15)}.items():
             trained = _fit(make, 0, quick, 100, 500).model
             for when, model in (("at the start", make(jax.random.key(0))), ("trained", trained)):
-                loss, flat = _loss(model, 100 if quick else 1000)
-                values, vectors = _sharpest(loss, flat, 3)
+                loss, flat = loss_of(model, 100 if quick else 1000)
+                values, vectors = sharpest(loss, flat, 3)
                 detail = {"eigenvalues": values.tolist(), "loss": float(loss(flat))}
                 yield Row(f"largest eigenvalue at c = {c:g}, {name} {when}", float(values[0]), detail=detail)
-            steps = jnp.linspace(-1, 1, 5 if quick else 33)
-            along = jnp.asarray(vectors[:, :2].T)
-            at = lambda a, b, loss=loss, flat=flat, along=along: loss(flat + a * along[0] + b * along[1])
-            pictures[name, c] = np.asarray(
-                jax.lax.map(lambda a, at=at: jax.vmap(lambda b: at(a, b))(steps), steps)
-            )
+            pictures[name, c] = surface(loss, flat, vectors[:, :2], 5 if quick else 33)
     if not quick:
-        _draw(pictures)
-
-
-def _draw(pictures: dict[tuple[str, float], np.ndarray]) -> None:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    speeds = sorted({c for _, c in pictures})
-    size = (2.8 * len(speeds), 5.6)
-    figure, axes = plt.subplots(2, len(speeds), figsize=size, layout="constrained", sharex=True, sharey=True)
-    for row, name in zip(axes, ("PINN", "LPINN"), strict=True):
-        for ax, c in zip(row, speeds, strict=True):
-            extent = (-1, 1, -1, 1)
-            image = ax.imshow(np.log10(pictures[name, c] + 1e-16).T, origin="lower", extent=extent)
-            ax.set_title(f"{name}, c = {c:g}")
-            figure.colorbar(image, ax=ax, label="log₁₀ loss")
-    OUT.mkdir(parents=True, exist_ok=True)
-    figure.savefig(OUT / "landscape.png", dpi=100)
-    plt.close(figure)
+        draw(pictures, OUT)
 
 
 def gradients(quick: bool) -> Iterator[Row]:
@@ -395,7 +347,7 @@ def gradients(quick: bool) -> Iterator[Row]:
         yield Row(f"derivative of a query along {name}: relative gap", gap, "", 1e-6)
 
 
-PARTS = {
+CASES = {
     "convection": convection,
     "diffusion": lambda quick: convection(quick, 0.01),
     "burgers": burgers,
@@ -410,6 +362,6 @@ PARTS = {
 
 
 def run(quick: bool, only: str | None = None) -> Iterator[Row]:
-    for name, part in PARTS.items():
+    for name, part in CASES.items():
         if only is None or only == name:
             yield from part(quick)

@@ -14,11 +14,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from ._harness import Row, peak_rss_bytes
-from ._pinn_cases import CASES, Case
+from ._pinn_cases import CASES as NETWORKS, Case
 from ._pinn_parameters import inverse, sensitivity
 
 X64 = True
 SEEDS = 3
+CASES = (*NETWORKS, "inverse", "sensitivity")
 
 
 def _error(model, case: Case, points: np.ndarray, exact: np.ndarray) -> float:
@@ -67,7 +68,7 @@ def _one(name: str, case: Case, quick: bool) -> Iterator[Row]:
 
 
 def run(quick: bool, only: str | None = None) -> Iterator[Row]:
-    for name, case in CASES.items():
+    for name, case in NETWORKS.items():
         if only is None or only == name:
             yield from _one(name, case, quick)
     if only in (None, "inverse"):
