@@ -129,3 +129,16 @@ def test_moving_shock(monkeypatch, tmp_path):
 
 def test_rotation(monkeypatch, tmp_path):
     assert smoke("rotation", monkeypatch, tmp_path, "rotation.png")["error"] < 0.02
+
+
+@pytest.mark.parametrize(
+    ("name", "most"),
+    [
+        ("kovasznay_pinn", 0.05),
+        pytest.param("wave_pinn", 0.05, marks=pytest.mark.slow),
+        pytest.param("holes_pinn", 0.8, marks=pytest.mark.slow),
+        pytest.param("ten_dimensions", 0.8, marks=pytest.mark.slow),
+    ],
+)
+def test_network_of(name, most, monkeypatch, tmp_path):
+    assert smoke(name, monkeypatch, tmp_path, f"{name}.png")["error"] < most

@@ -82,6 +82,35 @@ def test_in_the_plane_the_rows_are_the_equation(x64_module):
     np.testing.assert_allclose(rows[3], j - 1, rtol=1e-8)
 
 
+class Tracer(pde.AbstractTransport):
+    """A velocity that carries itself and a tracer, which decays."""
+
+    coordinates = ("x", "t")
+    fields = ("u", "c")
+
+    def velocity(self, u, point):
+        return (u.u,)
+
+    def diffusion(self, u, point):
+        return 0.1
+
+    def source(self, u, point):
+        return 0.0 * u.u, -u.c * point.x
+
+
+def test_two_fields_on_one_characteristic(x64_module):
+    start = [START, pde.Initial("c", lambda p: jnp.cos(p.x)), AROUND, pde.Periodic("c", "x")]
+    model = pinn.LPINN(Tracer(), LINE, start, net(3, 1, 0), net(3, 2, 1))
+    label, t = jnp.array([1.1]), jnp.array(0.7)
+    at = jnp.append(model.flow(label, t)[0], t)
+    d = jax.jit(lambda at: pde.derivatives(model, Tracer(), at))(at)
+    eulerian = jnp.stack(Tracer().residual(d, pde.Point({"x": at[0], "t": t})))
+    x_t = jax.jvp(lambda t: model.flow(label, t)[0], (t,), (1.0,))[1]
+    eulerian = eulerian + (x_t - d.u) * jnp.stack([d.u_x, d.c_x])
+    rows = jax.jit(lambda p: model.residual(p))(jnp.append(label, t))
+    np.testing.assert_allclose(rows[1:], model.jacobian(label, t) * eulerian, rtol=1e-7)
+
+
 def test_derivatives_of_a_query(x64_module):
     model = circle(pde.Burgers(0.1))
     unknown, rest = eqx.partition(model, eqx.is_inexact_array)
