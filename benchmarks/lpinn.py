@@ -3,7 +3,8 @@
 Relative L² errors on uniform grids of space and time, median of three seeds, float64. "PINN" is an Eulerian
 network with as many parameters, the same optimiser, steps and points (one seed); "published form" is the
 same Lagrangian network with the diffusion ∂²U/∂ξ² of the published code in place of the one in space
-(one seed). Errors of the moving shock are relative to u − C. The published paper gives no numbers. `--case NAME` runs one part.
+(one seed). Errors of the moving shock are relative to u − C. The published paper gives no numbers.
+`--case NAME` runs one part.
 """
 
 import pathlib
