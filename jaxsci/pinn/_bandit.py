@@ -15,7 +15,7 @@ _PRIOR = 1.0  # standard deviation of the logarithms of hyperparameters, about t
 
 
 class AbstractAcquisition(eqx.Module):
-    """How an arm is chosen by the posterior of all rewards."""
+    """How an arm is chosen by the posterior of all rewards: subclass it with `scores`."""
 
     @abc.abstractmethod
     def scores(self, posterior: Any, key: PRNGKeyArray) -> Float[Array, " arms"]:
