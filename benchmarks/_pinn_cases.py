@@ -320,7 +320,8 @@ CASES: dict[str, Case] = {
         1e-6, 3, "9.8e-2 PINNacle's best",
     ),
     "Poisson, four scales": Case(
-        _fit(_four_scales, 250, 2000, resample=None), reference.multiscale_poisson, lambda: _grid(SQUARE, (100, 100)),
+        _fit(_four_scales, 250, 2000, resample=None),
+        reference.multiscale_poisson, lambda: _grid(SQUARE, (100, 100)),
         1e-5, 3, "none",
     ),
     "Poisson, four holes": Case(
