@@ -107,7 +107,7 @@ def main(argv=None) -> int:
     for name, errors in table.items():
         color = {"learned": "C1", "all nine": "C0"}.get(name, "0.7")
         middle.semilogy(new, np.exp(np.log(errors).mean(1)), color=color)
-    middle.set(xlabel="s", title="new problems: learned, all nine, each alone (gray)")
+    middle.set(xlabel="s", title="new s: each alone, all nine, learned")
     for axis, name in zip(maps, (alone, "learned"), strict=True):
         image = axis.imshow(np.asarray(gaps[name]).T, origin="lower", extent=(0, 1, 0, 1), cmap="RdBu")
         axis.set(title=f"error, s = {new[-1]:.1f}: {name}", xlabel="x", ylabel="y")
