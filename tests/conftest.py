@@ -1,5 +1,6 @@
 """What every test shares: eight simulated CPU devices, float64, explicit random keys."""
 
+import gc
 import os
 import signal
 from importlib.metadata import version
@@ -23,11 +24,21 @@ if _LEVEL not in os.environ["XLA_FLAGS"]:
     # XLA stops the process at a flag that it does not know, and later ones do not know this one.
     if tuple(map(int, version("jaxlib").split(".")[:2])) < (0, 11):
         os.environ["XLA_FLAGS"] += " --xla_cpu_use_fusion_emitters=false"
+        # The parts into which XLA splits a program are compiled on cores that are busy already.
+        os.environ["XLA_FLAGS"] += " --xla_cpu_parallel_codegen_split_count=1"
 
 import jax
 import pytest
 
 jax.config.update("jax_enable_x64", True)
+
+
+# Traces are large graphs that live on: by default a twentieth of the time goes into looking for cycles.
+gc.set_threshold(100_000, 20, 100)
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()
 
 
 def pytest_report_header() -> str:

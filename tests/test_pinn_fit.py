@@ -85,7 +85,7 @@ METHODS = {
     "SelfScaledBroyden": (SelfScaledBroyden(rtol=1e-9), 150),
     "SelfScaledBFGS": (SelfScaledBFGS(rtol=1e-9), 150),
     "adam": (optax.adam(optax.cosine_decay_schedule(2e-2, 10000)), 10000),
-    "soap": (train.soap(optax.cosine_decay_schedule(2e-2, 3000)), 3000),
+    "soap": (train.soap(optax.exponential_decay(3e-3, 3000, 1e-3)), 3000),
     "L-BFGS of optax": (optax.lbfgs(), 200),
 }
 
