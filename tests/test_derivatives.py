@@ -18,55 +18,65 @@ import jaxsci as jsci
 NEWTON = jsci.solvers.Newton(rtol=1e-12, atol=1e-12, halvings=0)
 START = jnp.array([0.8, 0.6])
 # ½‖curved‖² has several stationary points; this is near the same minimum for all parameters below.
-NEAR = jnp.array([-0.9, -0.4])
+NEAR = jnp.array([0.7, 0.9])
 
 
-def newton_unrolled(equations, y):
-    step = lambda y: y - jnp.linalg.solve(jax.jacfwd(equations)(y), equations(y))
-    y = jax.lax.stop_gradient(jax.lax.fori_loop(0, 20, lambda _, y: step(y), y))
-    return step(step(y))
+def newton_unrolled(equations, y, a):
+    step = lambda y, a: y - jnp.linalg.solve(jax.jacfwd(equations)(y, a), equations(y, a))
+    y, held = jax.lax.stop_gradient((y, a))
+    y = jax.lax.fori_loop(0, 20, lambda _, y: step(y, held), y)
+    return step(step(y, a), a)
+
+
+# Each is written with few operations on whole vectors: it is traced some hundred times in all.
+A = np.array([[0.3, -0.8], [0.5, 0.2]])
+TALL = np.array([[1.0, 0.4], [-0.3, 1.2], [0.7, -0.5]])
 
 
 def cubic(y, a):
-    return jnp.array([y[0] ** 3 + a[0] * y[1] - 1.0, y[1] ** 3 + jnp.sin(a[1]) * y[0] - 0.5])
+    return y**3 + jnp.sin(a) * y[::-1] - np.array([1.0, 0.5])
 
 
 def contraction(y, a):
-    return 0.4 * jnp.tanh(jnp.array([[0.3, -0.8], [0.5, 0.2]]) @ y + a)
-
-
-def vector(*entries):
-    # jnp.stack, which jax 0.8 cannot differentiate twice in reverse mode inside shard_map.
-    return sum(x * e for x, e in zip(entries, np.eye(len(entries)), strict=True))
+    return 0.4 * jnp.tanh(A @ y + a)
 
 
 def curved(y, a):
-    return vector(y[0] ** 2 - a[0], y[1] + jnp.exp(0.3 * y[0]) - a[1], a[0] * y[0] * y[1] - 0.3)
+    return 0.5 * (TALL @ y) ** 2 + TALL[::-1] @ (a * y) - np.array([0.9, 0.4, 0.1])
 
 
 def consistent(y, a):
-    return vector(y[0] ** 3 - a[0], (y[1] - a[1]) * (1 + y[0] ** 2), y[0] * (y[1] - a[1]))
+    return (abs(TALL) @ y) * (TALL @ (y**3 - a))
 
 
 def bowl(y, a):
-    return 0.25 * jnp.sum(y**4) + 0.5 * jnp.sum((y - a) ** 2) + a[0] * y[0] * y[1] ** 2
+    return jnp.sum(jnp.exp(a * y)) + 0.5 * jnp.sum((TALL @ y - 1) ** 2)
+
+
+def well(x, a):
+    return jnp.sum(jnp.cosh(x - a))
 
 
 def circle(x, a):
-    return x[0] ** 2 + x[1] ** 2 - (1 + a[1] ** 2)
+    return x @ x - (1 + a[1] ** 2)
 
 
-def pendulum(y, a):
-    return vector(y[1], -a[0] * jnp.sin(y[0]) - a[1] * y[1])
+def turning(y, a):
+    return A @ y - a * jnp.sin(y)
 
 
 def kkt_equations(y, a):
-    lagrangian = lambda x: jnp.sum((x - a) ** 4) + 0.5 * jnp.sum((x - a) ** 2) + y[2] * circle(x, a)
+    lagrangian = lambda x: well(x, a) + y[2] * circle(x, a)
     return jnp.append(jax.grad(lagrangian)(y[:2]), circle(y[:2], a))
 
 
 def implicit_euler(step, a):
-    return jax.lax.scan(lambda y, _: (step(y), None), START + 0.1 * a, None, length=3)[0]
+    return jax.lax.scan(lambda y, _: (step(y, a), None), START + 0.1 * a, None, length=3)[0]
+
+
+def euler_equations(y, known):
+    before, a = known
+    return y - before - 0.2 * turning(y, a)
 
 
 def solved(residual, a, start=START):
@@ -74,52 +84,42 @@ def solved(residual, a, start=START):
 
 
 def kkt(a):
-    problem = jsci.KKT(
-        lambda x, a: jnp.sum((x - a) ** 4) + 0.5 * jnp.sum((x - a) ** 2), lambda x, a: circle(x, a)
-    )
+    problem = jsci.KKT(well, circle)
     x, multiplier = jsci.solve(problem, NEWTON, problem.start(START, a), a, throw=False).value
     return jnp.append(x, multiplier)
-
-
-def euler_equations(y, before, a):
-    return y - before - 0.2 * pendulum(y, a)
 
 
 PROBLEMS = {
     "root": (
         lambda a: solved(jsci.Root(cubic), a),
-        lambda a: newton_unrolled(lambda y: cubic(y, a), START),
+        lambda a: newton_unrolled(cubic, START, a),
     ),
     "fixed point": (
         lambda a: solved(jsci.FixedPoint(contraction), a),
-        lambda a: newton_unrolled(lambda y: y - contraction(y, a), START),
+        lambda a: newton_unrolled(lambda y, a: y - contraction(y, a), START, a),
     ),
     "least squares": (
         lambda a: solved(jsci.LeastSquares(curved), a, NEAR),
-        lambda a: newton_unrolled(jax.grad(lambda y: 0.5 * jnp.sum(curved(y, a) ** 2)), NEAR),
+        lambda a: newton_unrolled(jax.grad(lambda y, a: 0.5 * jnp.sum(curved(y, a) ** 2)), NEAR, a),
     ),
     "least squares, Gauss-Newton": (
-        lambda a: solved(jsci.LeastSquares(consistent, gauss_newton=True), a, jnp.array([0.9, 0.5])),
-        lambda a: jnp.array([jnp.cbrt(a[0]), a[1]]),
+        lambda a: solved(jsci.LeastSquares(consistent, gauss_newton=True), a, jnp.array([0.9, 0.7])),
+        jnp.cbrt,
     ),
     "minimum": (
         lambda a: solved(jsci.Stationary(bowl), a),
-        lambda a: newton_unrolled(jax.grad(lambda y: bowl(y, a)), START),
+        lambda a: newton_unrolled(jax.grad(bowl), START, a),
     ),
     "equality KKT": (
         kkt,
-        lambda a: newton_unrolled(lambda y: kkt_equations(y, a), jnp.append(START, 0.0)),
+        lambda a: newton_unrolled(kkt_equations, jnp.append(START, 0.0), a),
     ),
     "implicit Euler": (
+        # The parameters are held by the closure of the residual.
         lambda a: implicit_euler(
-            lambda y0: (
-                jsci.solve(
-                    jsci.Root(lambda y, y0: euler_equations(y, y0, a)), NEWTON, y0, y0, throw=False
-                ).value
-            ),
-            a,
+            lambda y0, a: solved(jsci.Root(lambda y, y0: euler_equations(y, (y0, a))), y0, y0), a
         ),
-        lambda a: implicit_euler(lambda y0: newton_unrolled(lambda y: euler_equations(y, y0, a), y0), a),
+        lambda a: implicit_euler(lambda y0, a: newton_unrolled(euler_equations, y0, (y0, a)), a),
     ),
 }
 
