@@ -121,12 +121,14 @@ def test_convection_lagrangian(monkeypatch, tmp_path):
     assert metrics["Lagrangian"]["error"] < 1e-5 and metrics["Eulerian"]["error"] > 0.1
 
 
+@pytest.mark.slow
 def test_moving_shock(monkeypatch, tmp_path):
     metrics = smoke("moving_shock", monkeypatch, tmp_path, "moving_shock.png")
     assert metrics["ν = 0.01"]["mean error"] < 0.05 and metrics["ν = 0"]["mean error"] < 5e-3
     assert metrics["shock"]["position error"] < 5e-3 and abs(metrics["shock"]["speed"] - 10) < 1e-2
 
 
+@pytest.mark.slow
 def test_rotation(monkeypatch, tmp_path):
     assert smoke("rotation", monkeypatch, tmp_path, "rotation.png")["error"] < 0.02
 
