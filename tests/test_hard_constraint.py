@@ -42,11 +42,12 @@ def _equation(coefficients):
     return pde.DiffusionSorption(coefficients["D"], coefficients["k"])
 
 
+# Of a fixed dtype, as what is computed from them: a Python number would be another program.
 THETA = {
     "basis": BASIS,
     "lift": LIFT,
-    "D": jnp.asarray(5e-4),
-    "k": jnp.asarray(3.5e-4),
+    "D": jnp.asarray(5e-4, BASIS.dtype),
+    "k": jnp.asarray(3.5e-4, BASIS.dtype),
 }
 
 
